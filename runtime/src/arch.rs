@@ -1,0 +1,355 @@
+//! The architecture record: what model families differ in, as a dozen small fields and enums.
+//!
+//! A converter fills one [`Arch`] from a family's configuration; the runtime and the f32 reference both execute it, and
+//! neither ever learns a family's name. From the record follow every tensor's role and shape ([`Arch::tensors`]), the
+//! memory plan ([`crate::plan`]) and the forward pass ([`crate::session`]). The record holds no weights and decides
+//! nothing about quantization.
+//!
+//! The block diagram it describes, for a token sequence `t` at positions `p`:
+//!
+//! ```text
+//! x = TokenEmbedding[t]  (+ PositionEmbedding[p]   if position is Learned)
+//! for each layer:
+//!     x = x + Attention(norm(x))                   rotated by RoPE if position is Rope
+//!     x = x + Mlp(norm(x))                         down(act(up(x)))  or  down(act(gate(x)) * up(x))
+//! logits = Head · norm(x)                          Head = TokenEmbedding if tied
+//! ```
+
+/// What a layer's normalisation computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Norm {
+    /// LayerNorm: subtract the mean, divide by the standard deviation, scale, shift (Ba et al., 2016, arXiv:1607.06450).
+    Layer = 0,
+    /// RMSNorm: divide by the root mean square, scale (Zhang and Sennrich, 2019, arXiv:1910.07467).
+    Rms = 1,
+}
+
+/// How positions enter the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Position {
+    /// A learned vector is added to each token's embedding.
+    Learned = 0,
+    /// Rotary embedding of queries and keys (Su et al., 2021, arXiv:2104.09864). Dimension `i` of a head is paired with
+    /// `i + rotary_dim/2`; the frequencies stand in the blob, so every scaling rule is the converter's business.
+    Rope = 1,
+}
+
+/// The MLP's non-linearity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Activation {
+    /// `x·Φ(x)` with the exact normal distribution function (Hendrycks and Gimpel, 2016, arXiv:1606.08415).
+    Gelu = 0,
+    /// The same paper's tanh approximation, GPT-2's `gelu_new`.
+    GeluTanh = 1,
+    /// `x·sigmoid(x)`, also called swish.
+    Silu = 2,
+    /// `max(x, 0)`.
+    Relu = 3,
+}
+
+/// Which linear layers and norms carry a bias.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Biases {
+    /// The shift of every norm.
+    pub norm: bool,
+    /// Query, key and value projections.
+    pub qkv: bool,
+    /// The attention's output projection.
+    pub attention_out: bool,
+    /// Both MLP projections (all three if gated).
+    pub mlp: bool,
+}
+
+/// The architecture record. See the [module](self) for the network it describes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Arch {
+    /// Rows of the token embedding and number of logits.
+    pub vocab: u32,
+    /// Width of the residual stream.
+    pub dim: u32,
+    /// Number of layers.
+    pub layers: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Key/value heads; a divisor of `heads` (grouped-query attention, Ainslie et al., 2023, arXiv:2305.13245).
+    pub kv_heads: u32,
+    /// Width of one head; need not be `dim / heads`.
+    pub head_dim: u32,
+    /// Width of the MLP between its projections.
+    pub hidden: u32,
+    /// Positions the model can attend to at most.
+    pub context: u32,
+    /// Norm of every layer and of the final one.
+    pub norm: Norm,
+    /// Added to the variance (or mean square) under the root.
+    pub norm_eps: f32,
+    /// Position scheme.
+    pub position: Position,
+    /// Leading dimensions of each head that RoPE rotates: even, at most `head_dim`; 0 without RoPE.
+    pub rotary_dim: u32,
+    /// MLP non-linearity.
+    pub activation: Activation,
+    /// Gated MLP (GLU variants, Shazeer, 2020, arXiv:2002.05202): `down(act(gate(x)) * up(x))`.
+    pub gated: bool,
+    /// Which layers carry a bias.
+    pub biases: Biases,
+    /// The head shares the token embedding's matrix.
+    pub tied_head: bool,
+    /// Factor of the attention scores before softmax, usually `1/√head_dim`.
+    pub attention_scale: f32,
+}
+
+/// What a tensor of the blob is for. Matrices are `rows × cols` as in `y = W·x`: rows are outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u16)]
+pub enum Role {
+    /// Matrix `vocab × dim`.
+    TokenEmbedding = 0,
+    /// Matrix `context × dim`.
+    PositionEmbedding = 1,
+    /// Vector `rotary_dim / 2`: radians per position of each rotated pair, scaling rules applied.
+    RopeFrequencies = 2,
+    /// Vector `dim`.
+    AttentionNorm = 16,
+    /// Vector `dim`.
+    AttentionNormBias = 17,
+    /// Matrix `(heads + 2·kv_heads)·head_dim × dim`: rows of all query heads, then keys, then values.
+    Qkv = 18,
+    /// Vector as long as `Qkv` has rows.
+    QkvBias = 19,
+    /// Vector `kv_heads·head_dim`: subtracted from every key after RoPE. Softmax cannot see it; int8 keys gain by it.
+    KeyMean = 20,
+    /// Matrix `dim × heads·head_dim`.
+    AttentionOut = 21,
+    /// Vector `dim`.
+    AttentionOutBias = 22,
+    /// Vector `dim`.
+    MlpNorm = 23,
+    /// Vector `dim`.
+    MlpNormBias = 24,
+    /// Matrix `hidden × dim`, or `2·hidden × dim` if gated: rows of the gate, then of up.
+    MlpUp = 25,
+    /// Vector as long as `MlpUp` has rows.
+    MlpUpBias = 26,
+    /// Matrix `dim × hidden`.
+    MlpDown = 27,
+    /// Vector `dim`.
+    MlpDownBias = 28,
+    /// Vector `dim`.
+    FinalNorm = 48,
+    /// Vector `dim`.
+    FinalNormBias = 49,
+    /// Matrix `vocab × dim`, absent if the head is tied.
+    Head = 50,
+}
+
+impl Role {
+    /// The role's name as `inspect` prints it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::TokenEmbedding => "token_embedding",
+            Role::PositionEmbedding => "position_embedding",
+            Role::RopeFrequencies => "rope_frequencies",
+            Role::AttentionNorm => "attention_norm",
+            Role::AttentionNormBias => "attention_norm.bias",
+            Role::Qkv => "qkv",
+            Role::QkvBias => "qkv.bias",
+            Role::KeyMean => "key_mean",
+            Role::AttentionOut => "attention_out",
+            Role::AttentionOutBias => "attention_out.bias",
+            Role::MlpNorm => "mlp_norm",
+            Role::MlpNormBias => "mlp_norm.bias",
+            Role::MlpUp => "mlp_up",
+            Role::MlpUpBias => "mlp_up.bias",
+            Role::MlpDown => "mlp_down",
+            Role::MlpDownBias => "mlp_down.bias",
+            Role::FinalNorm => "final_norm",
+            Role::FinalNormBias => "final_norm.bias",
+            Role::Head => "head",
+        }
+    }
+}
+
+/// Whether a tensor is quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// int8 rows with f16 group scales.
+    Matrix,
+    /// One row of f32.
+    Vector,
+}
+
+/// One tensor the record calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// What it is for.
+    pub role: Role,
+    /// Its layer; 0 for tensors outside the layers.
+    pub layer: u32,
+    /// Quantized or not.
+    pub kind: Kind,
+    /// Outputs; 1 for vectors.
+    pub rows: u32,
+    /// Inputs, or a vector's length.
+    pub cols: u32,
+}
+
+/// Largest width the format allows for `dim`, `hidden` and `heads·head_dim`: an int8 dot product of one row stays in i32.
+pub const MAX_WIDTH: u32 = 65_536;
+/// Largest `head_dim`: an int8 dot product of one head converts to f32 exactly.
+pub const MAX_HEAD_DIM: u32 = 1_024;
+/// Largest vocabulary.
+pub const MAX_VOCAB: u32 = 1 << 22;
+/// Largest context.
+pub const MAX_CONTEXT: u32 = 1 << 20;
+/// Largest number of layers.
+pub const MAX_LAYERS: u32 = 4_096;
+
+/// Which rule an [`Arch`] breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct ArchError {
+    /// The offending field.
+    pub field: &'static str,
+    /// What holds for it in a valid record.
+    pub rule: &'static str,
+}
+
+impl core::fmt::Display for ArchError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "architecture field `{}` must be {}", self.field, self.rule)
+    }
+}
+
+impl core::error::Error for ArchError {}
+
+/// Tensors before, in each, and after the layers: the longest lists that any record can call for.
+const MAX_BEFORE: usize = 3;
+const MAX_LAYER: usize = 13;
+const MAX_AFTER: usize = 3;
+
+impl Arch {
+    /// Checks every field's range, so that no later size computation overflows on a 64-bit machine and 32-bit ones can
+    /// report a model that is too large for them.
+    ///
+    /// # Errors
+    /// The first field that breaks its rule.
+    pub const fn validate(&self) -> Result<(), ArchError> {
+        macro_rules! rule {
+            ($ok:expr, $field:literal, $rule:literal) => {
+                if !$ok {
+                    return Err(ArchError { field: $field, rule: $rule });
+                }
+            };
+        }
+        rule!(self.vocab >= 1 && self.vocab <= MAX_VOCAB, "vocab", "in 1..=4194304");
+        rule!(self.dim >= 1 && self.dim <= MAX_WIDTH, "dim", "in 1..=65536");
+        rule!(self.layers >= 1 && self.layers <= MAX_LAYERS, "layers", "in 1..=4096");
+        rule!(self.heads >= 1 && self.heads <= MAX_WIDTH, "heads", "in 1..=65536");
+        rule!(self.head_dim >= 1 && self.head_dim <= MAX_HEAD_DIM, "head_dim", "in 1..=1024");
+        rule!(
+            self.heads as u64 * self.head_dim as u64 <= MAX_WIDTH as u64,
+            "heads",
+            "such that heads x head_dim <= 65536"
+        );
+        rule!(
+            self.kv_heads >= 1 && self.kv_heads <= self.heads && self.heads % self.kv_heads == 0,
+            "kv_heads",
+            "a divisor of heads"
+        );
+        rule!(self.hidden >= 1 && self.hidden <= MAX_WIDTH, "hidden", "in 1..=65536");
+        rule!(self.context >= 1 && self.context <= MAX_CONTEXT, "context", "in 1..=1048576");
+        rule!(self.norm_eps.is_finite() && self.norm_eps >= 0.0, "norm_eps", "finite and not negative");
+        rule!(self.attention_scale.is_finite() && self.attention_scale > 0.0, "attention_scale", "finite and positive");
+        rule!(self.rotary_dim % 2 == 0 && self.rotary_dim <= self.head_dim, "rotary_dim", "even and at most head_dim");
+        rule!(
+            matches!(self.position, Position::Rope) == (self.rotary_dim > 0),
+            "rotary_dim",
+            "positive with RoPE and 0 without"
+        );
+        Ok(())
+    }
+
+    /// Width of all query heads.
+    pub const fn q_width(&self) -> u32 {
+        self.heads * self.head_dim
+    }
+
+    /// Width of all key (or value) heads.
+    pub const fn kv_width(&self) -> u32 {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Rows of [`Role::Qkv`].
+    pub const fn qkv_width(&self) -> u32 {
+        self.q_width() + 2 * self.kv_width()
+    }
+
+    /// Rows of [`Role::MlpUp`].
+    pub const fn up_width(&self) -> u32 {
+        if self.gated { 2 * self.hidden } else { self.hidden }
+    }
+
+    /// The tensor of that role, `None` if this record has none.
+    pub const fn tensor(&self, role: Role, layer: u32) -> Option<TensorSpec> {
+        let (present, kind, rows, cols) = match role {
+            Role::TokenEmbedding => (true, Kind::Matrix, self.vocab, self.dim),
+            Role::PositionEmbedding => {
+                (matches!(self.position, Position::Learned), Kind::Matrix, self.context, self.dim)
+            }
+            Role::RopeFrequencies => (matches!(self.position, Position::Rope), Kind::Vector, 1, self.rotary_dim / 2),
+            Role::AttentionNorm | Role::MlpNorm | Role::FinalNorm => (true, Kind::Vector, 1, self.dim),
+            Role::AttentionNormBias | Role::MlpNormBias | Role::FinalNormBias => {
+                (self.biases.norm, Kind::Vector, 1, self.dim)
+            }
+            Role::Qkv => (true, Kind::Matrix, self.qkv_width(), self.dim),
+            Role::QkvBias => (self.biases.qkv, Kind::Vector, 1, self.qkv_width()),
+            Role::KeyMean => (true, Kind::Vector, 1, self.kv_width()),
+            Role::AttentionOut => (true, Kind::Matrix, self.dim, self.q_width()),
+            Role::AttentionOutBias => (self.biases.attention_out, Kind::Vector, 1, self.dim),
+            Role::MlpUp => (true, Kind::Matrix, self.up_width(), self.dim),
+            Role::MlpUpBias => (self.biases.mlp, Kind::Vector, 1, self.up_width()),
+            Role::MlpDown => (true, Kind::Matrix, self.dim, self.hidden),
+            Role::MlpDownBias => (self.biases.mlp, Kind::Vector, 1, self.dim),
+            Role::Head => (!self.tied_head, Kind::Matrix, self.vocab, self.dim),
+        };
+        if present { Some(TensorSpec { role, layer, kind, rows, cols }) } else { None }
+    }
+
+    /// Every tensor of the record, in the one order in which a blob holds them.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorSpec> + '_ {
+        let before = BEFORE.iter().map(|&role| (role, 0));
+        let layers = (0..self.layers).flat_map(|layer| LAYER.iter().map(move |&role| (role, layer)));
+        let after = AFTER.iter().map(|&role| (role, 0));
+        before.chain(layers).chain(after).filter_map(|(role, layer)| self.tensor(role, layer))
+    }
+
+    /// Number of trained parameters: every tensor but the rotary frequencies and the key means.
+    pub fn parameters(&self) -> u64 {
+        self.tensors()
+            .filter(|t| !matches!(t.role, Role::RopeFrequencies | Role::KeyMean))
+            .map(|t| u64::from(t.rows) * u64::from(t.cols))
+            .sum()
+    }
+}
+
+const BEFORE: [Role; MAX_BEFORE] = [Role::TokenEmbedding, Role::PositionEmbedding, Role::RopeFrequencies];
+const LAYER: [Role; MAX_LAYER] = [
+    Role::AttentionNorm,
+    Role::AttentionNormBias,
+    Role::Qkv,
+    Role::QkvBias,
+    Role::KeyMean,
+    Role::AttentionOut,
+    Role::AttentionOutBias,
+    Role::MlpNorm,
+    Role::MlpNormBias,
+    Role::MlpUp,
+    Role::MlpUpBias,
+    Role::MlpDown,
+    Role::MlpDownBias,
+];
+const AFTER: [Role; MAX_AFTER] = [Role::FinalNorm, Role::FinalNormBias, Role::Head];

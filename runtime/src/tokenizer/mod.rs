@@ -1,0 +1,1 @@
+//! Tokenizers that run on the device.
