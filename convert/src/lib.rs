@@ -7,7 +7,12 @@
 pub mod checkpoint;
 pub mod error;
 pub mod family;
+pub mod memory;
+pub mod pipeline;
+pub mod quantize;
 pub mod recipe;
+pub mod synthetic;
 pub mod tokenizer;
+pub mod writer;
 
 pub use error::{Error, Result};

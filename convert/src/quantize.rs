@@ -11,10 +11,6 @@ use half::f16;
 use rayon::prelude::*;
 use thumbformer::packing::{Packing, QUAD, round_up};
 
-use crate::checkpoint::Checkpoint;
-use crate::recipe::{Recipe, Tensor};
-use crate::Result;
-
 /// A tensor as the blob stores it.
 #[derive(Clone, Debug)]
 pub struct Packed {
@@ -50,16 +46,6 @@ impl Error {
 
 /// Floats that a core holds at a time.
 const SLICE_FLOATS: usize = 1 << 18;
-
-/// Quantizes one matrix of the recipe.
-///
-/// # Errors
-/// The checkpoint's: an unreadable file, a NaN or an infinity.
-pub fn quantize(recipe: &Recipe, checkpoint: &Checkpoint, tensor: &Tensor, packing: Packing) -> Result<Packed> {
-    let (rows, cols) = (tensor.spec.rows as usize, tensor.spec.cols as usize);
-    let read = |rows: std::ops::Range<usize>, out: &mut [f32]| recipe.read_rows(checkpoint, tensor, rows, out);
-    quantize_rows(rows, cols, packing, read)
-}
 
 /// Quantizes `rows × cols` floats that `read` supplies: it fills its second argument with the rows of its first.
 ///
@@ -126,14 +112,7 @@ fn ilog2(x: f32) -> i32 {
 }
 
 /// Quantizes whole rows of floats into the blocks that begin with them.
-fn pack(
-    floats: &[f32],
-    cols: usize,
-    packing: Packing,
-    exponent: i32,
-    weights: &mut [u8],
-    scales: &mut [u16],
-) -> Error {
+fn pack(floats: &[f32], cols: usize, packing: Packing, exponent: i32, weights: &mut [u8], scales: &mut [u16]) -> Error {
     let factor = 2f32.powi(exponent);
     let group_cols = packing.group_cols(cols);
     let mut error = Error::default();
