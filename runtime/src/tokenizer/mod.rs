@@ -6,6 +6,7 @@ pub struct Tokenizer<'a>(&'a [u8]);
 
 /// stub
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct TokenizerError;
 
 impl core::fmt::Display for TokenizerError {
