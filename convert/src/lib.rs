@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod error;
 pub mod family;
 pub mod recipe;
+pub mod reference;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
