@@ -5,10 +5,12 @@
 #![deny(unsafe_code)]
 
 pub mod checkpoint;
+pub mod config;
 pub mod error;
 pub mod family;
 pub mod recipe;
 pub mod reference;
+pub mod source;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
