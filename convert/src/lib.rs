@@ -4,13 +4,17 @@
 //! quantize and pack → blob.
 #![deny(unsafe_code)]
 
+pub mod calibrate;
 pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod family;
+pub mod mapped;
 pub mod memory;
+pub mod output;
 pub mod pipeline;
 pub mod quantize;
+pub mod random;
 pub mod recipe;
 pub mod reference;
 pub mod source;
