@@ -3,8 +3,8 @@
 //! It answers "what would the model have said before quantization?" for `eval --reference` and `run --precision f32`,
 //! and it is the only check that can catch a wrong GELU, epsilon or rotation, because int8 noise hides such mistakes.
 //! Written to be read beside the papers' equations, it shares no arithmetic with the runtime and is not bound by the
-//! contract of equal bits: `exp` and its like come from the machine's library, so that last bits differ between machines
-//! (not between threads or block sizes). Keys are not centred; softmax could not see it.
+//! contract of equal bits: `exp` and its like come from the machine's library, so that last bits differ between
+//! machines (not between threads or block sizes). Keys are not centred; softmax could not see it.
 //!
 //! Activations are row-major, `tokens × width`, the tokens being consecutive positions of one sequence.
 
@@ -22,7 +22,7 @@ use crate::{Error, Result};
 /// Tokens that go through the layers together: bounds the memory for activations and logits.
 const BLOCK: usize = 64;
 /// Multiply-adds that are worth a task of their own.
-const TASK: usize = 1 << 15;
+const TASK: usize = 1 << 17;
 
 /// A model in f32 with the keys and values of the positions it has seen.
 ///
