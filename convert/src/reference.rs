@@ -21,6 +21,8 @@ use crate::{Error, Result};
 
 /// Tokens that go through the layers together: bounds the memory for activations and logits.
 const BLOCK: usize = 64;
+/// Positions whose logits are computed together: fewer, because a vocabulary can be large.
+const LOGITS: usize = 8;
 /// Multiply-adds that are worth a task of their own.
 const TASK: usize = 1 << 17;
 
@@ -132,10 +134,9 @@ impl Reference {
         for block in ids.chunks(BLOCK) {
             let first = self.position;
             let x = self.hidden(block);
-            // Few positions' logits at a time: a vocabulary can be large.
-            for (i, x) in x.chunks(8 * dim).enumerate() {
+            for (i, x) in x.chunks(LOGITS * dim).enumerate() {
                 for (j, logits) in self.weights.logits(x).chunks(vocab).enumerate() {
-                    visit(first + 8 * i + j, logits);
+                    visit(first + LOGITS * i + j, logits);
                 }
             }
         }
