@@ -74,6 +74,9 @@ pub enum Error {
     /// The runtime cannot go on.
     #[error(transparent)]
     Session(#[from] thumbformer::SessionError),
+    /// Standard output cannot be written.
+    #[error("standard output: {0}")]
+    Output(std::io::Error),
     /// What was asked for contradicts itself, the model, or what is on disk.
     #[error("{0}")]
     Usage(String),

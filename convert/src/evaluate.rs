@@ -258,10 +258,5 @@ pub fn pairs(
         progress(1);
     }
     let count = pairs.len() as u64;
-    Ok(PairReport {
-        exact,
-        pairs: count,
-        exact_rate: exact as f64 / count.max(1) as f64,
-        answers: sum.likelihood(),
-    })
+    Ok(PairReport { exact, pairs: count, exact_rate: exact as f64 / count.max(1) as f64, answers: sum.likelihood() })
 }

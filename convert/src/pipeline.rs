@@ -306,7 +306,9 @@ impl Weights for Streamed<'_> {
         let index = self.index.get(&(tensor.role, tensor.layer));
         match index.and_then(|&i| self.recipe.tensors.get(i)) {
             Some(tensor) => self.recipe.read_rows(&self.source.checkpoint, tensor, rows, out),
-            None => Err(Error::Usage(format!("recipe: no source for {} of layer {}", tensor.role.name(), tensor.layer))),
+            None => {
+                Err(Error::Usage(format!("recipe: no source for {} of layer {}", tensor.role.name(), tensor.layer)))
+            }
         }
     }
 }
@@ -354,7 +356,8 @@ fn special_tokens(
     let start = named.bos.or(tokenizer.and_then(|t| t.bos));
     let mut end = if named.eos.is_empty() { tokenizer.and_then(|t| t.eos).into_iter().collect() } else { named.eos };
     if end.is_empty() {
-        notes.push("no end token is named: generation stops at the token limit, a stop string or a full context".into());
+        notes
+            .push("no end token is named: generation stops at the token limit, a stop string or a full context".into());
     }
     if end.len() > MAX_END_TOKENS {
         notes.push(format!("{} end tokens are named, the first {MAX_END_TOKENS} are kept", end.len()));

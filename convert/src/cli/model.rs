@@ -209,9 +209,8 @@ impl Loaded {
     /// # Errors
     /// There is none.
     pub fn require_tokenizer(&self) -> Result<HostTokenizer<'_>> {
-        self.tokenizer()?.ok_or_else(|| {
-            Error::Usage(format!("{} has no tokenizer: give token ids with --ids", self.path.display()))
-        })
+        self.tokenizer()?
+            .ok_or_else(|| Error::Usage(format!("{} has no tokenizer: give token ids with --ids", self.path.display())))
     }
 
     /// Tokens that end a sequence.
