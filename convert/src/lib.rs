@@ -5,9 +5,11 @@
 #![deny(unsafe_code)]
 
 pub mod checkpoint;
+pub mod config;
 pub mod error;
 pub mod family;
 pub mod recipe;
+pub mod source;
 pub mod tokenizer;
 
 pub use error::{Error, Result};

@@ -6,12 +6,13 @@
 
 use std::ops::Range;
 
-use thumbformer::arch::{Arch, TensorSpec};
+use thumbformer::arch::{Arch, Kind, TensorSpec};
 
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 
-/// A block of consecutive rows that comes from one tensor of the checkpoint.
+/// A block of consecutive rows that comes from one tensor of the checkpoint. A vector is made of parts as a column is:
+/// each element is a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
     /// The tensor's name in the checkpoint, as its file spells it.
@@ -25,6 +26,16 @@ pub struct Part {
     /// RoPE pairs are stored interleaved (GPT-J, llama2.c): rows are reordered within each head so that pairs lie
     /// `rotary_dim/2` apart, as the runtime wants them.
     pub interleaved: Option<Interleaved>,
+    /// Factor of every value, usually 1. Some GPT-2s divide a layer's attention scores by its number: their queries are
+    /// scaled instead.
+    pub scale: f32,
+}
+
+impl Part {
+    /// All `rows` rows of `tensor`, as they are stored.
+    pub fn whole(tensor: impl Into<String>, rows: usize) -> Self {
+        Part { tensor: tensor.into(), first_row: 0, rows, transposed: false, interleaved: None, scale: 1.0 }
+    }
 }
 
 /// Rows of heads whose rotary pairs are neighbours.
@@ -72,7 +83,8 @@ impl Recipe {
     /// Streams rows `rows` of `tensor` as f32 into `out`, which holds `rows.len() × cols` values, row-major.
     ///
     /// # Errors
-    /// The file cannot be read, or holds a NaN or an infinity: the error names the tensor and the index.
+    /// A NaN or an infinity: the error names the file, the tensor and the index. Rows that the tensor does not have, or
+    /// an `out` that does not fit them.
     pub fn read_rows(
         &self,
         checkpoint: &Checkpoint,
@@ -81,26 +93,33 @@ impl Recipe {
         out: &mut [f32],
     ) -> Result<()> {
         let cols = tensor.spec.cols as usize;
+        let (wanted, len) = (rows.clone(), out.len());
+        let wrong = || Error::Usage(format!("rows {wanted:?} of {:?} do not fill {len} values", tensor.spec));
+        let elements = rows.start.checked_mul(cols).zip(rows.end.checked_mul(cols));
+        let elements = elements.map(|(start, end)| start..end).filter(|e| e.len() == out.len()).ok_or_else(wrong)?;
         match &tensor.source {
             Source::Values(values) => {
-                let slice = values.get(rows.start * cols..rows.end * cols).filter(|s| s.len() == out.len());
-                out.copy_from_slice(
-                    slice.ok_or_else(|| Error::Usage("recipe: computed tensor has a wrong length".into()))?,
-                );
+                out.copy_from_slice(values.get(elements).ok_or_else(wrong)?);
                 Ok(())
             }
             Source::Parts(parts) => {
-                let mut part_start = 0;
+                // A vector's elements are its parts' rows.
+                let (rows, cols) = match tensor.spec.kind {
+                    Kind::Matrix => (rows, cols),
+                    Kind::Vector => (elements, 1),
+                };
+                let (mut part_start, mut rest) = (0, out);
                 for part in parts {
-                    let overlap = rows.start.max(part_start)..rows.end.min(part_start + part.rows);
-                    if !overlap.is_empty() {
-                        let to = (overlap.start - rows.start) * cols..(overlap.end - rows.start) * cols;
-                        let from = overlap.start - part_start..overlap.end - part_start;
-                        checkpoint.read_part(part, from, cols, &mut out[to])?;
+                    let part_end = part_start + part.rows;
+                    let from = rows.start.max(part_start)..rows.end.min(part_end);
+                    if !from.is_empty() {
+                        let (to, after) = rest.split_at_mut_checked(from.len() * cols).ok_or_else(wrong)?;
+                        checkpoint.read_part(part, from.start - part_start..from.end - part_start, cols, to)?;
+                        rest = after;
                     }
-                    part_start += part.rows;
+                    part_start = part_end;
                 }
-                Ok(())
+                if rest.is_empty() { Ok(()) } else { Err(wrong()) }
             }
         }
     }

@@ -1,1 +1,294 @@
 //! From a family's names and configuration to the architecture record: one short file for each family.
+//!
+//! A family is recognised by its configuration. It turns that into an [`Arch`] and says for every tensor the record
+//! calls for which rows of which stored tensors make it up; [`Plan::assemble`] checks names, types and shapes
+//! against the checkpoint. Every tensor must be there, be used or be known as a buffer without meaning, and have exactly
+//! the shape the configuration implies: a converter that guesses makes models that are subtly wrong. Values are read
+//! later, through the [`Recipe`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use thumbformer::arch::{Activation, Arch, Kind, Role, TensorSpec};
+
+use crate::checkpoint::{Checkpoint, some_of};
+use crate::config::Config;
+use crate::recipe::{self, Part, Recipe};
+use crate::source::Source;
+use crate::{Error, Result};
+
+mod gpt2;
+mod llama;
+mod nanogpt;
+mod rope;
+
+/// The families, as errors list them.
+const KNOWN: &str = "llama, gpt2, nanoGPT";
+
+/// Recognises a checkpoint's family and makes its recipe.
+///
+/// # Errors
+/// An unknown family or no configuration; a field that is missing, impossible, or asks for something unsupported; a
+/// tensor that is missing, superfluous, misshapen or of a type that is not read.
+pub fn recognise(source: &Source) -> Result<Recipe> {
+    let names = Names::of(&source.checkpoint)?;
+    let Some(config) = &source.config else {
+        // Only nanoGPT's names and shapes say enough to name the field that is missing.
+        return if nanogpt::recognise(&names) { nanogpt::recipe(&names, None) } else { Err(source.no_config()) };
+    };
+    let unknown = |found: String| Error::Family { path: config.path().into(), found, known: KNOWN.into() };
+    let architectures: Vec<&str> = match config.get("architectures") {
+        None => Vec::new(),
+        Some(list) => {
+            let names = list.as_array().and_then(|list| list.iter().map(|name| name.as_str()).collect());
+            names.ok_or_else(|| config.error("architectures", "a list of names"))?
+        }
+    };
+    let of = |model_type: &str, classes: &[&str]| {
+        config.string("model_type").map(|found| match found {
+            Some(found) => found == model_type,
+            None => architectures.iter().any(|name| classes.contains(name)),
+        })
+    };
+    let checked = |classes: &[&str]| match architectures.iter().find(|name| !classes.contains(name)) {
+        Some(other) => Err(unknown(format!("architecture `{other}`"))),
+        None => Ok(()),
+    };
+    if of("llama", &llama::CLASSES)? {
+        checked(&llama::CLASSES)?;
+        llama::recipe(&names, config)
+    } else if of("gpt2", &gpt2::CLASSES)? {
+        checked(&gpt2::CLASSES)?;
+        gpt2::recipe(&names, config)
+    } else if let Some(model_type) = config.string("model_type")? {
+        Err(unknown(format!("model_type `{model_type}`")))
+    } else if !architectures.is_empty() {
+        Err(unknown(format!("architectures {architectures:?}")))
+    } else if config.get("n_head").is_some() && nanogpt::recognise(&names) {
+        nanogpt::recipe(&names, Some(config))
+    } else {
+        let tensors = some_of(names.stored.keys().map(String::as_str));
+        Err(unknown(format!("a configuration without model_type, and tensors {tensors}")))
+    }
+}
+
+/// A checkpoint's tensors under the names that a family knows: without what wrappers of the model put before them.
+struct Names<'a> {
+    checkpoint: &'a Checkpoint,
+    /// From the family's spelling to the file's.
+    stored: BTreeMap<String, &'a str>,
+}
+
+impl<'a> Names<'a> {
+    /// Strips `torch.compile`'s `_orig_mod.` and `DataParallel`'s leading `module.`.
+    fn of(checkpoint: &'a Checkpoint) -> Result<Self> {
+        let mut stored = BTreeMap::new();
+        for tensor in checkpoint.tensors() {
+            let mut name = tensor.name.replace("_orig_mod.", "");
+            while let Some(rest) = name.strip_prefix("module.") {
+                name = rest.to_owned();
+            }
+            if let Some(other) = stored.insert(name, tensor.name) {
+                return Err(Error::Tensor {
+                    path: checkpoint.file_of(tensor.name).into(),
+                    tensor: tensor.name.into(),
+                    found: format!("`{other}` too, which differs by a wrapper's prefix only"),
+                    expected: "one of them".into(),
+                });
+            }
+        }
+        Ok(Names { checkpoint, stored })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.stored.contains_key(name)
+    }
+
+    fn shape(&self, name: &str) -> Option<&'a [usize]> {
+        self.checkpoint.shape(self.stored.get(name)?)
+    }
+
+    /// `prefix` if any name begins with it, else nothing: files of a bare model lack the outer module's name.
+    fn prefix(&self, prefix: &'static str) -> &'static str {
+        if self.stored.keys().any(|name| name.starts_with(prefix)) { prefix } else { "" }
+    }
+
+    /// Whether the head shares the embedding, as transformers decides it: where the configuration says so, unless both
+    /// are stored and differ.
+    fn head(&self, embedding: &str, head: &str, configured: bool, notes: &mut Vec<String>) -> Head {
+        if !configured {
+            return Head::Own;
+        }
+        match (self.stored.get(embedding), self.stored.get(head)) {
+            (None, Some(_)) => Head::Only,
+            (Some(a), Some(b)) if !self.checkpoint.same_values(a, b) => {
+                notes.push(format!(
+                    "the configuration ties the head to the embedding, but `{b}` differs from `{a}`: the head is kept"
+                ));
+                Head::Own
+            }
+            _ => Head::Tied,
+        }
+    }
+}
+
+/// Where the output matrix comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Head {
+    /// A tensor of its own.
+    Own,
+    /// The token embedding; a stored copy is ignored.
+    Tied,
+    /// The only one stored: the token embedding is this tensor too.
+    Only,
+}
+
+/// Rows of one stored tensor, in a family's spelling.
+struct Piece {
+    name: String,
+    first_row: u32,
+    rows: u32,
+    /// Rows that the whole tensor must have.
+    of: u32,
+    transposed: bool,
+    scale: f32,
+}
+
+impl Piece {
+    /// A whole tensor of `rows` rows; a vector's elements are its rows.
+    fn whole(name: impl Into<String>, rows: u32) -> Self {
+        Piece { name: name.into(), first_row: 0, rows, of: rows, transposed: false, scale: 1.0 }
+    }
+}
+
+/// What a family understood.
+struct Plan<'a> {
+    family: &'static str,
+    arch: Arch,
+    /// Radians per position of each rotated pair; empty without RoPE.
+    frequencies: Vec<f32>,
+    /// Pieces of the tensors that are stored: all but rotary frequencies and key means.
+    pieces: &'a dyn Fn(TensorSpec) -> Vec<Piece>,
+    /// Whether a tensor of that name may be left over.
+    ignorable: &'a dyn Fn(&str) -> bool,
+    notes: Vec<String>,
+}
+
+impl Plan<'_> {
+    /// Checks the checkpoint against the plan and makes the recipe.
+    fn assemble(self, names: &Names<'_>) -> Result<Recipe> {
+        let checkpoint = names.checkpoint;
+        let mut used = BTreeSet::new();
+        let mut missing = Vec::new();
+        let mut parts = Vec::new();
+        for spec in self.arch.tensors() {
+            let mut of_spec = Vec::new();
+            for piece in (self.pieces)(spec) {
+                match names.stored.get_key_value(&piece.name) {
+                    None => missing.push((spec.role, piece.name.clone(), shape(spec, &piece))),
+                    Some((name, stored)) => {
+                        check(checkpoint, stored, &shape(spec, &piece))?;
+                        used.insert(name.as_str());
+                        of_spec.push(Part {
+                            tensor: (*stored).to_owned(),
+                            first_row: piece.first_row as usize,
+                            rows: piece.rows as usize,
+                            transposed: piece.transposed && spec.kind == Kind::Matrix,
+                            interleaved: None,
+                            scale: piece.scale,
+                        });
+                    }
+                }
+            }
+            parts.push((spec, of_spec));
+        }
+        if let Some((role, first, shape)) = missing.first() {
+            let found = match missing.len() {
+                1 => "nothing".to_owned(),
+                _ => format!("nothing; missing: {}", some_of(missing.iter().map(|(_, name, _)| name.as_str()))),
+            };
+            let hint = if *role == Role::Head { ", or a configuration that ties it to the embedding" } else { "" };
+            return Err(tensor_error(checkpoint.path(), first, found, format!("shape {shape:?}{hint}")));
+        }
+        let left: Vec<&str> = names
+            .stored
+            .iter()
+            .filter(|(name, _)| !used.contains(name.as_str()) && !(self.ignorable)(name))
+            .map(|(_, &stored)| stored)
+            .collect();
+        if let Some(&first) = left.first() {
+            return Err(tensor_error(
+                checkpoint.file_of(first),
+                first,
+                format!("{} tensors beyond those of this architecture: {}", left.len(), some_of(left.iter().copied())),
+                format!("only the tensors of a {} model as configured", self.family),
+            ));
+        }
+
+        // Sizes are real now: the checkpoint holds tensors of them.
+        let tensors = parts
+            .into_iter()
+            .map(|(spec, parts)| {
+                let source = match spec.role {
+                    Role::RopeFrequencies => recipe::Source::Values(self.frequencies.clone()),
+                    Role::KeyMean => recipe::Source::Values(vec![0.0; spec.cols as usize]),
+                    _ => recipe::Source::Parts(parts),
+                };
+                recipe::Tensor { spec, source }
+            })
+            .collect();
+        Ok(Recipe { family: self.family, arch: self.arch, tensors, notes: self.notes })
+    }
+}
+
+/// The shape that a piece's tensor must be stored in.
+fn shape(spec: TensorSpec, piece: &Piece) -> Vec<usize> {
+    let (rows, cols) = (piece.of as usize, spec.cols as usize);
+    match (spec.kind, piece.transposed) {
+        (Kind::Vector, _) => vec![rows],
+        (Kind::Matrix, false) => vec![rows, cols],
+        (Kind::Matrix, true) => vec![cols, rows],
+    }
+}
+
+/// Checks a stored tensor's shape and type.
+fn check(checkpoint: &Checkpoint, stored: &str, expected: &[usize]) -> Result<()> {
+    let Some(info) = checkpoint.tensor(stored) else {
+        return Err(tensor_error(checkpoint.path(), stored, "nothing".into(), format!("shape {expected:?}")));
+    };
+    let wrong = |found, expected| Err(tensor_error(checkpoint.file_of(stored), stored, found, expected));
+    if info.shape != expected {
+        wrong(format!("shape {:?}", info.shape), format!("shape {expected:?}"))
+    } else if !info.dtype.is_float() {
+        wrong(format!("type {}", info.dtype), "f32, f16, bf16 or f64".into())
+    } else {
+        Ok(())
+    }
+}
+
+fn tensor_error(path: &Path, tensor: &str, found: String, expected: String) -> Error {
+    Error::Tensor { path: path.into(), tensor: tensor.into(), found, expected }
+}
+
+/// Checks the record's ranges, in the configuration's name.
+fn validated(arch: Arch, config: &Path) -> Result<Arch> {
+    arch.validate().map_err(|error| Error::format(config, error.to_string()))?;
+    Ok(arch)
+}
+
+/// transformers' name of an activation.
+fn activation(config: &Config, field: &str, default: Activation) -> Result<Activation> {
+    match config.string(field)? {
+        None => Ok(default),
+        Some("gelu" | "gelu_python") => Ok(Activation::Gelu),
+        Some("gelu_new" | "gelu_fast" | "gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
+        Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("relu") => Ok(Activation::Relu),
+        Some(_) => Err(config.error(field, "one of gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, silu, swish, relu")),
+    }
+}
+
+/// `1/√head_dim`, rounded once.
+fn inverse_sqrt(head_dim: u32) -> f32 {
+    (1.0 / f64::from(head_dim).sqrt()) as f32
+}
