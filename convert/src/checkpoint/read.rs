@@ -109,7 +109,7 @@ impl Checkpoint {
                 (_, false) => format!("[{row}, {col}]"),
                 (_, true) => format!("[{col}, {row}]"),
             };
-            problem(format!("{value} at {index}"), "finite f32 values".into())
+            problem(format!("{value:?} at {index}"), "finite f32 values".into())
         })?;
         if part.scale != 1.0 {
             out.iter_mut().for_each(|x| *x *= part.scale);
@@ -124,8 +124,11 @@ impl Checkpoint {
             return false;
         }
         let Some(matrix) = Matrix::of(entry_a, false) else { return false };
+        if matrix.cols == 0 {
+            return true;
+        }
         let (part_a, part_b) = (Part::whole(a, matrix.rows), Part::whole(b, matrix.rows));
-        let step = (65_536 / matrix.cols.max(1)).max(1);
+        let step = (65_536 / matrix.cols).max(1);
         let (mut values_a, mut values_b) = (Vec::new(), Vec::new());
         (0..matrix.rows).step_by(step).all(|start| {
             let rows = start..matrix.rows.min(start + step);
