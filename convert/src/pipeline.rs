@@ -153,7 +153,7 @@ impl Prepared {
             let tensors = self.content(&plan, &mut buffered, progress)?;
             buffered.flush()?;
             drop(buffered);
-            let mut seal = |output: &mut Output| -> Result<(), Failed> {
+            let seal = |output: &mut Output| -> Result<(), Failed> {
                 let head = plan.seal(&mapped::map(output.file(), path)?);
                 output.file().seek(SeekFrom::Start(0))?;
                 output.file().write_all(&head)?;

@@ -168,12 +168,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Ok(true)
             }
         })?;
-        if let (Some(stream), true) = (stream, generated.ended != Ended::StopString) {
-            if pieces(&mut stop, &stream.finish())? {
-                let mut rest = String::new();
-                stop.finish(|text| rest.push_str(text));
-                show(&rest)?;
-            }
+        if let Some(stream) = stream
+            && generated.ended != Ended::StopString
+            && pieces(&mut stop, &stream.finish())?
+        {
+            let mut rest = String::new();
+            stop.finish(|text| rest.push_str(text));
+            show(&rest)?;
         }
         let stats = Stats::new(running, prompt.len(), &generated);
         if arguments.json {
