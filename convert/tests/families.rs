@@ -528,7 +528,7 @@ fn tensors_must_be_those_of_the_configuration() {
         (tensors.clone().with(k, &[96]), [k, "found shape [96]", "expected shape [12, 8]"]),
         (
             tensors.clone().with("model.layers.0.self_attn.q_proj.bias", &[24]),
-            ["q_proj.bias", "1 tensors beyond", "llama"],
+            ["q_proj.bias", "tensors beyond", "llama"],
         ),
         (
             tensors.clone().with("model.layers.2.mlp.up_proj.weight", &[10, 8]),
