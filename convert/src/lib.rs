@@ -8,8 +8,14 @@ pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod family;
+pub mod memory;
+pub mod pipeline;
+pub mod quantize;
 pub mod recipe;
+pub mod reference;
 pub mod source;
+pub mod synthetic;
 pub mod tokenizer;
+pub mod writer;
 
 pub use error::{Error, Result};

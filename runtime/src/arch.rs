@@ -327,6 +327,12 @@ impl Arch {
         before.chain(layers).chain(after).filter_map(|(role, layer)| self.tensor(role, layer))
     }
 
+    /// Index in [`Arch::tensors`] of the first tensor of layer `layer`.
+    pub(crate) fn first_index(&self, layer: u32) -> u32 {
+        let present = |roles: &[Role]| roles.iter().filter(|&&role| self.tensor(role, 0).is_some()).count() as u32;
+        present(&BEFORE) + layer * present(&LAYER)
+    }
+
     /// Number of trained parameters: every tensor but the rotary frequencies and the key means.
     pub fn parameters(&self) -> u64 {
         self.tensors()

@@ -1,0 +1,106 @@
+//! Models of any shape with random weights, for benchmarks and tests: fast to make, the same on every machine.
+
+use std::ops::Range;
+
+use thumbformer::arch::{Activation, Arch, Biases, Kind, Norm, Position, Role, TensorSpec};
+use thumbformer::blob::header::SpecialTokens;
+use thumbformer::packing::Packing;
+
+use crate::memory::AlignedBytes;
+use crate::writer::{Plan, Weights};
+use crate::{Error, Result};
+
+/// Random weights for an architecture, a function of the seed alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Synthetic {
+    /// The shape.
+    pub arch: Arch,
+    /// Another seed, other weights.
+    pub seed: u64,
+}
+
+/// A LLaMA: RMSNorm, RoPE, gated SiLU, no biases.
+pub fn llama(vocab: u32, dim: u32, layers: u32, heads: u32, kv_heads: u32, hidden: u32, context: u32) -> Arch {
+    let head_dim = dim / heads;
+    Arch {
+        vocab,
+        dim,
+        layers,
+        heads,
+        kv_heads,
+        head_dim,
+        hidden,
+        context,
+        norm: Norm::Rms,
+        norm_eps: 1e-5,
+        position: Position::Rope,
+        rotary_dim: head_dim / 2 * 2,
+        activation: Activation::Silu,
+        gated: true,
+        biases: Biases::default(),
+        tied_head: true,
+        attention_scale: 1.0 / (head_dim as f32).sqrt(),
+    }
+}
+
+/// A GPT-2: LayerNorm, learned positions, plain GELU, biases everywhere.
+pub fn gpt2(vocab: u32, dim: u32, layers: u32, heads: u32, context: u32) -> Arch {
+    Arch {
+        norm: Norm::Layer,
+        position: Position::Learned,
+        rotary_dim: 0,
+        activation: Activation::GeluTanh,
+        gated: false,
+        biases: Biases { norm: true, qkv: true, attention_out: true, mlp: true },
+        ..llama(vocab, dim, layers, heads, heads, 4 * dim, context)
+    }
+}
+
+impl Synthetic {
+    /// The finished blob, in memory, without a tokenizer.
+    ///
+    /// # Errors
+    /// An architecture that breaks its rules.
+    pub fn blob(&self, packing: Packing) -> Result<AlignedBytes> {
+        let special = SpecialTokens::new(None, &[]).ok_or_else(|| Error::Usage("too many end tokens".into()))?;
+        let plan = Plan { arch: self.arch, packing, special, tokenizer: &[] };
+        crate::pipeline::in_memory(&plan, self).map(|(blob, _)| blob)
+    }
+}
+
+impl Weights for Synthetic {
+    fn arch(&self) -> &Arch {
+        &self.arch
+    }
+
+    fn read_rows(&self, tensor: &TensorSpec, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let cols = tensor.cols as usize;
+        let spread = match (tensor.role, tensor.kind) {
+            (Role::RopeFrequencies, _) => {
+                for (i, f) in out.iter_mut().enumerate() {
+                    *f = 10_000f32.powf(-2.0 * i as f32 / self.arch.rotary_dim as f32);
+                }
+                return Ok(());
+            }
+            (_, Kind::Matrix) => 1.7 / (cols as f32).sqrt(),
+            (_, Kind::Vector) => 0.1,
+        };
+        let centre = match tensor.role {
+            Role::AttentionNorm | Role::MlpNorm | Role::FinalNorm => 1.0,
+            _ => 0.0,
+        };
+        for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
+            let name = (u64::from(tensor.layer) << 16 | tensor.role as u64) << 32 | row as u64;
+            let mut state = self.seed ^ name.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            for x in out {
+                // SplitMix64 (Steele, Lea, Flood, 2014); the sum of two uniform numbers.
+                state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+                let mut z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+                z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+                let (a, b) = ((z >> 32) as i32 as f32, z as i32 as f32);
+                *x = centre + (a + b) / (1u64 << 31) as f32 * spread;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,256 @@
+//! The blob's fixed-size head: 192 bytes that say everything but the numbers, readable in a `const fn`.
+//!
+//! Firmware reads it at compile time to size its buffers; [`crate::Model::new`] reads it at start-up. There is only this
+//! one reader, and [`Header::to_bytes`] beside it is the only writer. It checks its own fields; whether the rest of the
+//! file agrees is [`crate::Model::new`]'s business.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `thumbfmr` |
+//! | 8 | 4 | version, 1 |
+//! | 12 | 1 | layout: 0 rows8, 1 dsp |
+//! | 13 | 3 | zero |
+//! | 16 | 4 | group: 32, 64, or 0 for whole rows |
+//! | 20 | 4 | number of tensors |
+//! | 24 | 8 | length of the file |
+//! | 32 | 8 | length of the tokenizer section, 0 if there is none |
+//! | 40 | 4 | CRC-32 of everything from offset 192 |
+//! | 44 | 4 | CRC-32 of the first 192 bytes with this field zero |
+//! | 48 | 16 | zero |
+//! | 64 | 32 | vocab, dim, layers, heads, kv_heads, head_dim, hidden, context: u32 each |
+//! | 96 | 6 | norm, position, activation, gated, biases (bits: norm, qkv, attention_out, mlp), tied head |
+//! | 102 | 2 | zero |
+//! | 104 | 12 | norm_eps f32, rotary_dim u32, attention_scale f32 |
+//! | 116 | 12 | zero |
+//! | 128 | 4 | token that starts a sequence, or 0xFFFFFFFF |
+//! | 132 | 4 | number of tokens that end one, at most 14 |
+//! | 136 | 56 | those tokens, unused ones 0 |
+//!
+//! All numbers are little-endian.
+
+use super::BlobError;
+use crate::arch::{Activation, Arch, Biases, Norm, Position};
+use crate::packing::{Layout, Packing};
+
+/// First bytes of every blob.
+pub const MAGIC: [u8; 8] = *b"thumbfmr";
+/// The only format version there is.
+pub const VERSION: u32 = 1;
+/// Bytes of the head.
+pub const HEADER_BYTES: usize = 192;
+/// How many end tokens fit.
+pub const MAX_END_TOKENS: usize = 14;
+
+const CRC_AT: usize = 44;
+const NO_TOKEN: u32 = u32::MAX;
+
+/// Tokens with a role in generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Starts a sequence.
+    pub start: Option<u32>,
+    end: [u32; MAX_END_TOKENS],
+    end_count: u32,
+}
+
+impl SpecialTokens {
+    /// `None` if there are more end tokens than [`MAX_END_TOKENS`].
+    pub fn new(start: Option<u32>, end_tokens: &[u32]) -> Option<Self> {
+        let mut end = [0; MAX_END_TOKENS];
+        end.get_mut(..end_tokens.len())?.copy_from_slice(end_tokens);
+        Some(Self { start, end, end_count: end_tokens.len() as u32 })
+    }
+
+    /// The tokens after which generation stops.
+    pub fn end(&self) -> &[u32] {
+        self.end.get(..self.end_count as usize).unwrap_or(&[])
+    }
+}
+
+/// Everything the head says. See the [module](self) for its bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Header {
+    /// The architecture record.
+    pub arch: Arch,
+    /// Layout and group of all matrices.
+    pub packing: Packing,
+    /// Tokens that start and end sequences.
+    pub special: SpecialTokens,
+    /// Entries of the tensor table.
+    pub tensor_count: u32,
+    /// Bytes of the tokenizer section.
+    pub tokenizer_len: u64,
+    /// Bytes of the whole file.
+    pub file_len: u64,
+    /// CRC-32 of everything behind the head.
+    pub content_crc: u32,
+}
+
+const fn byte(b: &[u8; HEADER_BYTES], at: usize) -> u8 {
+    b[at]
+}
+
+const fn u32_at(b: &[u8; HEADER_BYTES], at: usize) -> u32 {
+    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+}
+
+const fn u64_at(b: &[u8; HEADER_BYTES], at: usize) -> u64 {
+    u32_at(b, at) as u64 | (u32_at(b, at + 4) as u64) << 32
+}
+
+impl Header {
+    /// Reads and checks the head of `blob`. A `const fn`, so that firmware can size its memory from the file at compile
+    /// time.
+    ///
+    /// # Errors
+    /// Too few bytes, a wrong magic or version, a field out of range. The checksums are not compared here.
+    pub const fn read(blob: &[u8]) -> Result<Self, BlobError> {
+        let Some(b) = blob.first_chunk::<HEADER_BYTES>() else {
+            return Err(BlobError::TooShort { expected: HEADER_BYTES as u64, found: blob.len() as u64 });
+        };
+        let mut i = 0;
+        while i < MAGIC.len() {
+            if byte(b, i) != MAGIC[i] {
+                return Err(BlobError::Magic);
+            }
+            i += 1;
+        }
+        if u32_at(b, 8) != VERSION {
+            return Err(BlobError::Version { found: u32_at(b, 8) });
+        }
+        macro_rules! field {
+            ($at:expr, $field:literal, { $($value:pat => $meaning:expr),* $(,)? }) => {
+                match byte(b, $at) {
+                    $($value => $meaning,)*
+                    found => return Err(BlobError::Field { field: $field, found: found as u32 }),
+                }
+            };
+        }
+        let layout = field!(12, "layout", { 0 => Layout::Rows8, 1 => Layout::Dsp });
+        let group = u32_at(b, 16);
+        if !matches!(group, 0 | 32 | 64) {
+            return Err(BlobError::Field { field: "group", found: group });
+        }
+        let biases = byte(b, 100);
+        if biases > 0b1111 {
+            return Err(BlobError::Field { field: "biases", found: biases as u32 });
+        }
+        let arch = Arch {
+            vocab: u32_at(b, 64),
+            dim: u32_at(b, 68),
+            layers: u32_at(b, 72),
+            heads: u32_at(b, 76),
+            kv_heads: u32_at(b, 80),
+            head_dim: u32_at(b, 84),
+            hidden: u32_at(b, 88),
+            context: u32_at(b, 92),
+            norm: field!(96, "norm", { 0 => Norm::Layer, 1 => Norm::Rms }),
+            position: field!(97, "position", { 0 => Position::Learned, 1 => Position::Rope }),
+            activation: field!(98, "activation", {
+                0 => Activation::Gelu, 1 => Activation::GeluTanh, 2 => Activation::Silu, 3 => Activation::Relu
+            }),
+            gated: field!(99, "gated", { 0 => false, 1 => true }),
+            biases: Biases {
+                norm: biases & 1 != 0,
+                qkv: biases & 2 != 0,
+                attention_out: biases & 4 != 0,
+                mlp: biases & 8 != 0,
+            },
+            tied_head: field!(101, "tied_head", { 0 => false, 1 => true }),
+            norm_eps: f32::from_bits(u32_at(b, 104)),
+            rotary_dim: u32_at(b, 108),
+            attention_scale: f32::from_bits(u32_at(b, 112)),
+        };
+        if let Err(e) = arch.validate() {
+            return Err(BlobError::Arch(e));
+        }
+        let start = u32_at(b, 128);
+        if start != NO_TOKEN && start >= arch.vocab {
+            return Err(BlobError::Field { field: "start_token", found: start });
+        }
+        let end_count = u32_at(b, 132);
+        if end_count as usize > MAX_END_TOKENS {
+            return Err(BlobError::Field { field: "end_token_count", found: end_count });
+        }
+        let mut end = [0; MAX_END_TOKENS];
+        let mut i = 0;
+        while i < MAX_END_TOKENS {
+            end[i] = u32_at(b, 136 + 4 * i);
+            let limit = if i < end_count as usize { arch.vocab } else { 1 };
+            if end[i] >= limit {
+                return Err(BlobError::Field { field: "end_token", found: end[i] });
+            }
+            i += 1;
+        }
+        let mut at = 13;
+        while at < 128 {
+            let reserved = matches!(at, 13..16 | 48..64 | 102..104 | 116..128);
+            if reserved && byte(b, at) != 0 {
+                return Err(BlobError::NotZero { offset: at as u64 });
+            }
+            at += 1;
+        }
+        Ok(Self {
+            arch,
+            packing: Packing { layout, group },
+            special: SpecialTokens { start: if start == NO_TOKEN { None } else { Some(start) }, end, end_count },
+            tensor_count: u32_at(b, 20),
+            file_len: u64_at(b, 24),
+            tokenizer_len: u64_at(b, 32),
+            content_crc: u32_at(b, 40),
+        })
+    }
+
+    /// The head's bytes, checksum included.
+    pub fn to_bytes(&self) -> [u8; HEADER_BYTES] {
+        let mut b = [0u8; HEADER_BYTES];
+        let mut put = |at: usize, bytes: &[u8]| {
+            if let Some(field) = b.get_mut(at..at + bytes.len()) {
+                field.copy_from_slice(bytes);
+            }
+        };
+        let a = &self.arch;
+        put(0, &MAGIC);
+        put(8, &VERSION.to_le_bytes());
+        put(12, &[self.packing.layout as u8]);
+        put(16, &self.packing.group.to_le_bytes());
+        put(20, &self.tensor_count.to_le_bytes());
+        put(24, &self.file_len.to_le_bytes());
+        put(32, &self.tokenizer_len.to_le_bytes());
+        put(40, &self.content_crc.to_le_bytes());
+        for (i, n) in
+            [a.vocab, a.dim, a.layers, a.heads, a.kv_heads, a.head_dim, a.hidden, a.context].iter().enumerate()
+        {
+            put(64 + 4 * i, &n.to_le_bytes());
+        }
+        let biases = u8::from(a.biases.norm)
+            | u8::from(a.biases.qkv) << 1
+            | u8::from(a.biases.attention_out) << 2
+            | u8::from(a.biases.mlp) << 3;
+        put(
+            96,
+            &[a.norm as u8, a.position as u8, a.activation as u8, u8::from(a.gated), biases, u8::from(a.tied_head)],
+        );
+        put(104, &a.norm_eps.to_bits().to_le_bytes());
+        put(108, &a.rotary_dim.to_le_bytes());
+        put(112, &a.attention_scale.to_bits().to_le_bytes());
+        put(128, &self.special.start.unwrap_or(NO_TOKEN).to_le_bytes());
+        put(132, &self.special.end_count.to_le_bytes());
+        for (i, id) in self.special.end.iter().enumerate() {
+            put(136 + 4 * i, &id.to_le_bytes());
+        }
+        let crc = super::crc::crc32(&b);
+        if let Some(field) = b.get_mut(CRC_AT..CRC_AT + 4) {
+            field.copy_from_slice(&crc.to_le_bytes());
+        }
+        b
+    }
+
+    /// Whether the head's own checksum holds.
+    pub(super) fn checksum_holds(blob: &[u8]) -> bool {
+        let Some(head) = blob.first_chunk::<HEADER_BYTES>() else { return false };
+        let mut zeroed = *head;
+        zeroed[CRC_AT..CRC_AT + 4].fill(0);
+        super::crc::crc32(&zeroed) == u32_at(head, CRC_AT)
+    }
+}

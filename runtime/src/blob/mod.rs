@@ -1,0 +1,507 @@
+//! The `.thumb` file: one architecture record, one tokenizer, all weights, executed in place.
+//!
+//! [`Model::new`] is the only parser there is, for host and device. It trusts nothing and checks everything once: sizes
+//! with overflow-checked arithmetic, every offset against the one place where the format puts each tensor, alignment,
+//! padding, checksums, that scales and vectors are finite. After it, every accessor is infallible and nothing panics,
+//! allocates or reads out of bounds. It copies nothing: weights stay where the file lies, in flash or in a memory map.
+//!
+//! Behind the [head](header) of 192 bytes follow, each starting at a multiple of 64 bytes with zeros before it: the
+//! tensor table, the tokenizer section, and the tensors in the order of [`Arch::tensors`]. A matrix is its weights and,
+//! at the next multiple of 64, its f16 scales (see [`crate::packing`]); a vector is its f32 values. Nothing follows the
+//! last tensor. A table entry is 32 bytes:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 2 | [`Role`] |
+//! | 2 | 1 | kind: 0 matrix, 1 vector |
+//! | 3 | 1 | zero |
+//! | 4 | 12 | layer, rows, cols: u32 each |
+//! | 16 | 4 | exponent e: the scales are to be multiplied by 2^e; i32, 0 for vectors |
+//! | 20 | 4 | zero |
+//! | 24 | 8 | offset in the file |
+
+pub mod crc;
+pub mod header;
+
+use crate::arch::{Arch, ArchError, Kind, Role, TensorSpec};
+use crate::matrix::Matrix;
+use crate::packing::{Packing, round_up};
+use crate::tokenizer::{Tokenizer, TokenizerError};
+use header::{HEADER_BYTES, Header, SpecialTokens};
+
+/// Every section and tensor starts at a multiple of this.
+pub const ALIGN: usize = 64;
+/// Bytes of a table entry.
+pub const ENTRY_BYTES: usize = 32;
+/// Exponents of tensors lie within plus or minus this, so that scales and their products stay finite.
+pub const MAX_EXPONENT: i32 = 100;
+
+/// Why a blob was refused.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub enum BlobError {
+    /// The bytes end before the file does.
+    TooShort {
+        /// Bytes the file must have.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// The bytes go on after the file's end.
+    TooLong {
+        /// Bytes the file must have.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// The bytes do not start at a multiple of 64.
+    Misaligned,
+    /// The first bytes are not a blob's.
+    Magic,
+    /// A version this runtime does not know.
+    Version {
+        /// The file's version.
+        found: u32,
+    },
+    /// A field of the head has a value the format does not define.
+    Field {
+        /// Which.
+        field: &'static str,
+        /// Its value.
+        found: u32,
+    },
+    /// The architecture record contradicts itself.
+    Arch(ArchError),
+    /// A byte that must be zero is not.
+    NotZero {
+        /// Where.
+        offset: u64,
+    },
+    /// The head's checksum is wrong: the file was damaged.
+    HeaderChecksum,
+    /// The content's checksum is wrong: the file was damaged.
+    ContentChecksum,
+    /// The table has another number of tensors than the architecture calls for.
+    TensorCount {
+        /// By the architecture.
+        expected: u32,
+        /// By the head.
+        found: u32,
+    },
+    /// A table entry is not the one that the architecture calls for at its place.
+    Tensor {
+        /// Index in the table.
+        index: u32,
+        /// The field that differs.
+        field: &'static str,
+    },
+    /// A scale is negative, infinite or not a number.
+    Scale {
+        /// The tensor's index in the table.
+        index: u32,
+    },
+    /// A vector holds an infinity or something that is not a number.
+    Value {
+        /// The tensor's index in the table.
+        index: u32,
+    },
+    /// The tokenizer section is damaged.
+    Tokenizer(TokenizerError),
+}
+
+impl core::fmt::Display for BlobError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match *self {
+            BlobError::TooShort { expected, found } => write!(f, "cut off: {found} bytes of {expected}"),
+            BlobError::TooLong { expected, found } => write!(f, "{found} bytes where the file has only {expected}"),
+            BlobError::Misaligned => write!(f, "the blob must start at a multiple of {ALIGN} bytes"),
+            BlobError::Magic => write!(f, "not a .thumb file: it does not start with `thumbfmr`"),
+            BlobError::Version { found } => {
+                write!(f, "format version {found}; this runtime knows version {}: convert again", header::VERSION)
+            }
+            BlobError::Field { field, found } => write!(f, "head field `{field}` has the undefined value {found}"),
+            BlobError::Arch(e) => e.fmt(f),
+            BlobError::NotZero { offset } => write!(f, "byte {offset} must be zero"),
+            BlobError::HeaderChecksum => write!(f, "the head's checksum is wrong: the file is damaged"),
+            BlobError::ContentChecksum => write!(f, "the content's checksum is wrong: the file is damaged"),
+            BlobError::TensorCount { expected, found } => {
+                write!(f, "{found} tensors where the architecture has {expected}")
+            }
+            BlobError::Tensor { index, field } => {
+                write!(f, "tensor {index}: `{field}` differs from what the architecture calls for")
+            }
+            BlobError::Scale { index } => write!(f, "tensor {index}: a scale is negative or not finite"),
+            BlobError::Value { index } => write!(f, "tensor {index}: a value is not finite"),
+            BlobError::Tokenizer(e) => write!(f, "tokenizer: {e}"),
+        }
+    }
+}
+
+impl core::error::Error for BlobError {}
+
+/// Where the format puts a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The tensor.
+    pub spec: TensorSpec,
+    /// Offset of its values.
+    pub offset: u64,
+    /// Bytes of its values.
+    pub len: u64,
+    /// Offset of its scales; where it ends, if it has none.
+    pub scales: u64,
+    /// Bytes of its scales.
+    pub scales_len: u64,
+}
+
+impl Placed {
+    /// Offset of the first byte behind it.
+    pub const fn end(&self) -> u64 {
+        self.scales + self.scales_len
+    }
+}
+
+const fn align(offset: u64) -> u64 {
+    offset.div_ceil(ALIGN as u64) * ALIGN as u64
+}
+
+/// Offset of the tokenizer section for that many tensors.
+pub const fn tokenizer_offset(tensors: u32) -> u64 {
+    align(HEADER_BYTES as u64 + tensors as u64 * ENTRY_BYTES as u64)
+}
+
+/// Where every tensor lies in a blob: the writer puts them there and the parser accepts no other place. `arch` must be
+/// valid ([`Arch::validate`]) and `tokenizer_len` below 2⁶², or the sums may overflow.
+pub fn placement(arch: &Arch, packing: Packing, tokenizer_len: u64) -> impl Iterator<Item = Placed> + '_ {
+    let mut cursor = tokenizer_offset(arch.tensors().count() as u32) + tokenizer_len;
+    arch.tensors().map(move |spec| {
+        let offset = align(cursor);
+        let (rows, cols) = (u64::from(spec.rows), u64::from(spec.cols));
+        let block = packing.layout.block_rows() as u64;
+        let (len, scales_len) = match spec.kind {
+            Kind::Matrix => {
+                let rows = rows.div_ceil(block) * block;
+                (rows * (cols.div_ceil(4) * 4), rows * packing.groups(spec.cols as usize) as u64 * 2)
+            }
+            Kind::Vector => (rows * cols * 4, 0),
+        };
+        let scales = if scales_len > 0 { align(offset + len) } else { offset + len };
+        cursor = scales + scales_len;
+        Placed { spec, offset, len, scales, scales_len }
+    })
+}
+
+/// One table entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The tensor.
+    pub spec: TensorSpec,
+    /// Its scales are to be multiplied by two to this power.
+    pub exponent: i32,
+    /// Offset of its values.
+    pub offset: u64,
+}
+
+impl Entry {
+    /// The entry's bytes.
+    pub fn to_bytes(&self) -> [u8; ENTRY_BYTES] {
+        let [r0, r1] = (self.spec.role as u16).to_le_bytes();
+        let kind = match self.spec.kind {
+            Kind::Matrix => 0,
+            Kind::Vector => 1,
+        };
+        let mut b = [0; ENTRY_BYTES];
+        b[..4].copy_from_slice(&[r0, r1, kind, 0]);
+        b[4..8].copy_from_slice(&self.spec.layer.to_le_bytes());
+        b[8..12].copy_from_slice(&self.spec.rows.to_le_bytes());
+        b[12..16].copy_from_slice(&self.spec.cols.to_le_bytes());
+        b[16..20].copy_from_slice(&self.exponent.to_le_bytes());
+        b[24..32].copy_from_slice(&self.offset.to_le_bytes());
+        b
+    }
+}
+
+/// A blob that has been checked: the architecture, and every tensor where it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Model<'a> {
+    blob: &'a [u8],
+    header: Header,
+    tokenizer: Option<Tokenizer<'a>>,
+}
+
+/// One layer's tensors. Optional ones are absent where the architecture has no such bias.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer<'a> {
+    /// `dim` weights of the norm before attention.
+    pub attention_norm: &'a [f32],
+    /// Its shift.
+    pub attention_norm_bias: Option<&'a [f32]>,
+    /// Query, key and value projection.
+    pub qkv: Matrix<'a>,
+    /// Its bias.
+    pub qkv_bias: Option<&'a [f32]>,
+    /// Subtracted from keys before they are cached.
+    pub key_mean: &'a [f32],
+    /// The attention's output projection.
+    pub attention_out: Matrix<'a>,
+    /// Its bias.
+    pub attention_out_bias: Option<&'a [f32]>,
+    /// `dim` weights of the norm before the MLP.
+    pub mlp_norm: &'a [f32],
+    /// Its shift.
+    pub mlp_norm_bias: Option<&'a [f32]>,
+    /// First MLP projection: gate and up, or up alone.
+    pub mlp_up: Matrix<'a>,
+    /// Its bias.
+    pub mlp_up_bias: Option<&'a [f32]>,
+    /// Second MLP projection.
+    pub mlp_down: Matrix<'a>,
+    /// Its bias.
+    pub mlp_down_bias: Option<&'a [f32]>,
+}
+
+impl<'a> Model<'a> {
+    /// Checks the whole file. `blob` must start at a multiple of 64 bytes and end where the file ends.
+    ///
+    /// # Errors
+    /// The first thing found wrong; see [`BlobError`].
+    pub fn new(blob: &'a [u8]) -> Result<Self, BlobError> {
+        let header = Header::read(blob)?;
+        if !Header::checksum_holds(blob) {
+            return Err(BlobError::HeaderChecksum);
+        }
+        if !(blob.as_ptr() as usize).is_multiple_of(ALIGN) {
+            return Err(BlobError::Misaligned);
+        }
+        let found = blob.len() as u64;
+        if found < header.file_len {
+            return Err(BlobError::TooShort { expected: header.file_len, found });
+        }
+        if found > header.file_len {
+            return Err(BlobError::TooLong { expected: header.file_len, found });
+        }
+        let expected = header.arch.tensors().count() as u32;
+        if header.tensor_count != expected {
+            return Err(BlobError::TensorCount { expected, found: header.tensor_count });
+        }
+        if header.tokenizer_len > found {
+            return Err(BlobError::TooShort { expected: header.tokenizer_len, found });
+        }
+        let end = placement(&header.arch, header.packing, header.tokenizer_len).last().map_or(0, |p| p.end());
+        if found < end {
+            return Err(BlobError::TooShort { expected: end, found });
+        }
+        if found > end {
+            return Err(BlobError::TooLong { expected: end, found });
+        }
+        if blob.get(HEADER_BYTES..).map(crc::crc32) != Some(header.content_crc) {
+            return Err(BlobError::ContentChecksum);
+        }
+        let mut model = Self { blob, header, tokenizer: None };
+        model.check_tensors()?;
+        let tokenizer = model.tokenizer_section();
+        if !tokenizer.is_empty() {
+            model.tokenizer = Some(Tokenizer::new(tokenizer, header.arch.vocab).map_err(BlobError::Tokenizer)?);
+        }
+        Ok(model)
+    }
+
+    fn check_tensors(&self) -> Result<(), BlobError> {
+        let header = &self.header;
+        let tokenizer = tokenizer_offset(header.tensor_count);
+        let mut end = HEADER_BYTES as u64 + u64::from(header.tensor_count) * ENTRY_BYTES as u64;
+        self.check_padding(end, tokenizer)?;
+        end = tokenizer + header.tokenizer_len;
+        for (index, placed) in (0u32..).zip(placement(&header.arch, header.packing, header.tokenizer_len)) {
+            let exponent = self.exponent(index);
+            let limit = if placed.spec.kind == Kind::Matrix { MAX_EXPONENT } else { 0 };
+            if exponent.checked_abs().is_none_or(|e| e > limit) {
+                return Err(BlobError::Tensor { index, field: "exponent" });
+            }
+            let expected = Entry { spec: placed.spec, exponent, offset: placed.offset }.to_bytes();
+            let entry = self.entry(index);
+            if entry != expected {
+                let differs = expected.iter().zip(&entry).position(|(a, b)| a != b).unwrap_or(0);
+                let field = match differs {
+                    0..2 => "role",
+                    2 => "kind",
+                    4..8 => "layer",
+                    8..12 => "rows",
+                    12..16 => "cols",
+                    24.. => "offset",
+                    _ => "reserved",
+                };
+                return Err(BlobError::Tensor { index, field });
+            }
+            self.check_padding(end, placed.offset)?;
+            self.check_padding(placed.offset + placed.len, placed.scales)?;
+            end = placed.end();
+            match placed.spec.kind {
+                Kind::Matrix => {
+                    // Not negative and below infinity: the sign bit clear and the exponent not all ones.
+                    let scales = self.cast::<u16>(placed.scales, placed.scales_len);
+                    if scales.iter().any(|&bits| bits >= 0x7C00) {
+                        return Err(BlobError::Scale { index });
+                    }
+                }
+                Kind::Vector => {
+                    let values = self.cast::<f32>(placed.offset, placed.len);
+                    if values.iter().any(|v| !v.is_finite()) {
+                        return Err(BlobError::Value { index });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_padding(&self, from: u64, to: u64) -> Result<(), BlobError> {
+        match self.bytes(from, to - from).iter().position(|&b| b != 0) {
+            Some(at) => Err(BlobError::NotZero { offset: from + at as u64 }),
+            None => Ok(()),
+        }
+    }
+
+    /// The head.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The architecture record.
+    pub fn arch(&self) -> &Arch {
+        &self.header.arch
+    }
+
+    /// Tokens that start and end sequences.
+    pub fn special(&self) -> &SpecialTokens {
+        &self.header.special
+    }
+
+    /// The tokenizer, if the file has one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer<'a>> {
+        self.tokenizer.as_ref()
+    }
+
+    /// The file's bytes.
+    pub fn blob(&self) -> &'a [u8] {
+        self.blob
+    }
+
+    /// The tokenizer section's bytes; empty if there is none.
+    pub fn tokenizer_section(&self) -> &'a [u8] {
+        self.bytes(tokenizer_offset(self.header.tensor_count), self.header.tokenizer_len)
+    }
+
+    /// A matrix by its role, `None` if the architecture has none of that role or it is a vector.
+    pub fn matrix(&self, role: Role, layer: u32) -> Option<Matrix<'a>> {
+        let mut tensors = (0u32..).zip(self.header.arch.tensors());
+        tensors.find(|(_, t)| t.role == role && t.layer == layer).and_then(|(i, t)| self.matrix_at(i, &t))
+    }
+
+    /// A vector by its role, `None` if the architecture has none of that role or it is a matrix.
+    pub fn vector(&self, role: Role, layer: u32) -> Option<&'a [f32]> {
+        let mut tensors = (0u32..).zip(self.header.arch.tensors());
+        tensors.find(|(_, t)| t.role == role && t.layer == layer).and_then(|(i, t)| self.vector_at(i, &t))
+    }
+
+    /// All tensors of layer `layer`, `None` beyond the last.
+    pub fn layer(&self, layer: u32) -> Option<Layer<'a>> {
+        let arch = &self.header.arch;
+        if layer >= arch.layers {
+            return None;
+        }
+        // Entries are in the architecture's order, so a cursor finds them without searching.
+        let mut index = arch.first_index(layer);
+        let mut next = |role| {
+            let spec = arch.tensor(role, layer)?;
+            index += 1;
+            Some((index - 1, spec))
+        };
+        macro_rules! vector {
+            ($role:ident) => {
+                next(Role::$role).and_then(|(i, spec)| self.vector_at(i, &spec))
+            };
+        }
+        macro_rules! matrix {
+            ($role:ident) => {
+                next(Role::$role).and_then(|(i, spec)| self.matrix_at(i, &spec))?
+            };
+        }
+        Some(Layer {
+            attention_norm: vector!(AttentionNorm)?,
+            attention_norm_bias: vector!(AttentionNormBias),
+            qkv: matrix!(Qkv),
+            qkv_bias: vector!(QkvBias),
+            key_mean: vector!(KeyMean)?,
+            attention_out: matrix!(AttentionOut),
+            attention_out_bias: vector!(AttentionOutBias),
+            mlp_norm: vector!(MlpNorm)?,
+            mlp_norm_bias: vector!(MlpNormBias),
+            mlp_up: matrix!(MlpUp),
+            mlp_up_bias: vector!(MlpUpBias),
+            mlp_down: matrix!(MlpDown),
+            mlp_down_bias: vector!(MlpDownBias),
+        })
+    }
+
+    fn matrix_at(&self, index: u32, spec: &TensorSpec) -> Option<Matrix<'a>> {
+        let packing = self.header.packing;
+        let (rows, cols) = (spec.rows as usize, spec.cols as usize);
+        let offset = self.offset(index);
+        let len = packing.weight_bytes(rows, cols)? as u64;
+        let weights = self.bytes(offset, len);
+        let scales = self.cast::<u16>(align(offset + len), packing.scale_count(rows, cols)? as u64 * 2);
+        Matrix::new(rows, cols, packing, weights, scales, power_of_two(self.exponent(index)))
+    }
+
+    fn vector_at(&self, index: u32, spec: &TensorSpec) -> Option<&'a [f32]> {
+        (spec.kind == Kind::Vector).then(|| self.cast::<f32>(self.offset(index), u64::from(spec.cols) * 4))
+    }
+
+    fn entry(&self, index: u32) -> [u8; ENTRY_BYTES] {
+        let at = HEADER_BYTES as u64 + u64::from(index) * ENTRY_BYTES as u64;
+        self.bytes(at, ENTRY_BYTES as u64).first_chunk().copied().unwrap_or_default()
+    }
+
+    fn exponent(&self, index: u32) -> i32 {
+        let entry = self.entry(index);
+        i32::from_le_bytes([entry[16], entry[17], entry[18], entry[19]])
+    }
+
+    fn offset(&self, index: u32) -> u64 {
+        let entry = self.entry(index);
+        entry.last_chunk().copied().map_or(0, u64::from_le_bytes)
+    }
+
+    /// Bytes of the file; none if the range is not within it.
+    fn bytes(&self, offset: u64, len: u64) -> &'a [u8] {
+        let range = usize::try_from(offset).ok().zip(usize::try_from(len).ok());
+        range.and_then(|(at, len)| self.blob.get(at..at.checked_add(len)?)).unwrap_or(&[])
+    }
+
+    fn cast<T: bytemuck::AnyBitPattern>(&self, offset: u64, len: u64) -> &'a [T] {
+        bytemuck::try_cast_slice(self.bytes(offset, len)).unwrap_or(&[])
+    }
+}
+
+/// 2^e for e within ±126, exact.
+fn power_of_two(e: i32) -> f32 {
+    f32::from_bits(((e.clamp(-126, 127) + 127) as u32) << 23)
+}
+
+/// Bytes with a blob's alignment, for `static`s and for files read into memory.
+///
+/// ```
+/// static MODEL: &thumbformer::Aligned<[u8; 4]> = &thumbformer::Aligned(*b"abcd");
+/// assert_eq!(MODEL.0.as_ptr() as usize % 64, 0);
+/// ```
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub struct Aligned<T: ?Sized>(pub T);
+
+// The constant and the attribute above must agree.
+const _: () = assert!(core::mem::align_of::<Aligned<u8>>() == ALIGN && round_up(HEADER_BYTES, ALIGN) == HEADER_BYTES);
+
+#[cfg(target_endian = "big")]
+compile_error!("blobs are little-endian and executed in place: big-endian targets are not supported");

@@ -1,0 +1,227 @@
+//! The inner loops, one set for each instruction set: the only code with `unsafe`.
+//!
+//! [`portable`] defines every result. An instruction set replaces the int8 dot products, which are exact in i32 whatever
+//! the order, and compiles the float half ([`crate::math`]) again with its own vector width, which changes no rounding;
+//! so every backend gives the same bits. [`Backend`] is a proof that the processor has what it needs: it can only be had
+//! from [`Backend::detect`], [`Backend::available`] or [`Backend::PORTABLE`], and its methods are safe.
+//!
+//! What is not here: sizes, threads and the order of operations ([`crate::layer`]).
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod cpu;
+mod drive;
+#[cfg(feature = "std")]
+pub mod pool;
+mod portable;
+mod tile;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+
+pub use tile::TileMut;
+
+use crate::arch::{Activation, Norm};
+use crate::cache::HeadCache;
+use crate::matrix::Matrix;
+
+/// Quantized vectors of several tokens, as [`Backend::quantize`] makes them.
+#[derive(Clone, Copy, Debug)]
+pub struct Activations<'a> {
+    /// Row-major, `stride` bytes a token; a token's values, then zeros up to a multiple of four.
+    pub values: &'a [i8],
+    /// Bytes between tokens.
+    pub stride: usize,
+    /// One scale for each token and group.
+    pub scales: &'a [f32],
+    /// Sum of the int8 values of each token and group: what kernels with unsigned operands need.
+    pub sums: &'a [i32],
+    /// Groups of a token.
+    pub groups: usize,
+}
+
+impl<'a> Activations<'a> {
+    /// The tokens `first..first + count` alone.
+    pub fn tokens(&self, first: usize, count: usize) -> Activations<'a> {
+        let (groups, values) = (first * self.groups, first * self.stride);
+        Activations {
+            values: self.values.get(values..values + count * self.stride).unwrap_or(&[]),
+            scales: self.scales.get(groups..groups + count * self.groups).unwrap_or(&[]),
+            sums: self.sums.get(groups..groups + count * self.groups).unwrap_or(&[]),
+            ..*self
+        }
+    }
+}
+
+/// What a linear layer does with its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Replaces the output.
+    Store,
+    /// Adds to the output: a residual connection.
+    Add,
+}
+
+/// One query against one head's cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<'a> {
+    /// The quantized query, `head_dim` values and zeros up to a multiple of four.
+    pub values: &'a [i8],
+    /// Sum of `values`.
+    pub sum: i32,
+    /// Its scale, times the attention scale.
+    pub scale: f32,
+    /// It attends to positions `0..visible`.
+    pub visible: usize,
+}
+
+/// A set of inner loops that this processor can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend(Set);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Set {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(vnni::AvxVnni),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(vnni::Avx512Vnni),
+}
+
+/// Compiles the operations for one instruction set: `$kernel` supplies the int8 products, `$feature` the vector width.
+#[cfg(target_arch = "x86_64")]
+macro_rules! operations {
+    ($kernel:ty, $feature:literal) => {
+        crate::kernel::operations!(@ $kernel, $feature,
+            linear(m: &crate::matrix::Matrix<'_>, first_row: usize, x: &crate::kernel::Activations<'_>, bias: Option<&[f32]>,
+                write: crate::kernel::Write, out: crate::kernel::TileMut<'_, f32>) -> (),
+            attend(cache: &crate::cache::HeadCache<'_>, query: &crate::kernel::Query<'_>, out: &mut [f32]) -> (),
+            quantize(x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) -> (),
+            norm(kind: crate::arch::Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> (),
+            activate(kind: crate::arch::Activation, gated: bool, hidden: usize, row: &mut [f32]) -> (),
+            rotate(head: &mut [f32], cos_sin: &[f32]) -> ()
+        );
+    };
+    (@ $kernel:ty, $feature:literal, $($name:ident($($arg:ident: $type:ty),*) -> $result:ty),*) => {
+        impl $kernel {
+            $(
+                #[allow(clippy::too_many_arguments)]
+                pub(super) fn $name(self, $($arg: $type),*) -> $result {
+                    #[target_feature(enable = $feature)]
+                    #[allow(clippy::too_many_arguments)]
+                    fn with_features(kernel: $kernel, $($arg: $type),*) -> $result {
+                        crate::kernel::drive::$name(kernel, $($arg),*)
+                    }
+                    // SAFETY: `new` makes a value of this type only where the processor has these features.
+                    unsafe { with_features(self, $($arg),*) }
+                }
+            )*
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use operations;
+
+/// Calls the operation of the instruction set at hand.
+macro_rules! dispatch {
+    ($self:ident, $name:ident($($arg:expr),*)) => {
+        match $self.0 {
+            Set::Portable => drive::$name(portable::Portable, $($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(kernel) => kernel.$name($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Set::AvxVnni(kernel) => kernel.$name($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Vnni(kernel) => kernel.$name($($arg),*),
+        }
+    };
+}
+
+impl Backend {
+    /// The code that defines every result, compiled for the target's base instruction set.
+    pub const PORTABLE: Backend = Backend(Set::Portable);
+
+    /// All backends of this processor, the fastest first.
+    ///
+    /// ```
+    /// use thumbformer::Backend;
+    /// assert!(Backend::available().any(|b| b == Backend::PORTABLE));
+    /// assert_eq!(Backend::available().next(), Some(Backend::detect()));
+    /// ```
+    pub fn available() -> impl Iterator<Item = Backend> {
+        #[cfg(target_arch = "x86_64")]
+        let fast = [
+            vnni::Avx512Vnni::new().map(Set::Avx512Vnni),
+            vnni::AvxVnni::new().map(Set::AvxVnni),
+            avx2::Avx2::new().map(Set::Avx2),
+        ];
+        #[cfg(not(target_arch = "x86_64"))]
+        let fast: [Option<Set>; 0] = [];
+        fast.into_iter().flatten().chain([Set::Portable]).map(Backend)
+    }
+
+    /// The fastest backend of this processor.
+    pub fn detect() -> Backend {
+        Self::available().next().unwrap_or(Self::PORTABLE)
+    }
+
+    /// The backend's name: `portable`, `avx2`, `avx-vnni`, `avx512-vnni`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Set::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Set::AvxVnni(_) => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Vnni(_) => "avx512-vnni",
+        }
+    }
+
+    /// `out[t][i] = Σ_g dot(W[first_row + i], x[t])_g · (w_scale · x_scale) · factor + bias`, groups in ascending order,
+    /// for every row of the tile `out` and as many outputs as it has columns.
+    ///
+    /// `first_row` must be a multiple of the layout's block; `bias`, if any, is the whole matrix's. Rows beyond the
+    /// matrix and tokens beyond `x` are left as they are.
+    pub fn linear(
+        self,
+        m: &Matrix<'_>,
+        first_row: usize,
+        x: &Activations<'_>,
+        bias: Option<&[f32]>,
+        write: Write,
+        out: TileMut<'_, f32>,
+    ) {
+        dispatch!(self, linear(m, first_row, x, bias, write, out));
+    }
+
+    /// One head's attention for one query: `out = Σ_p softmax(q·k_p)_p · v_p`, exact and in one pass over the cache.
+    ///
+    /// See [`crate::layer::attention`] for the method.
+    pub fn attend(self, cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) {
+        dispatch!(self, attend(cache, query, out));
+    }
+
+    /// Quantizes `x` in groups of `group` elements, the last one perhaps short: int8 values, and for each group its
+    /// scale and the sum of its values. `q` beyond `x` is zeroed.
+    pub fn quantize(self, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+        dispatch!(self, quantize(x, group, q, scales, sums));
+    }
+
+    /// LayerNorm or RMSNorm of one token.
+    pub fn norm(self, kind: Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+        dispatch!(self, norm(kind, eps, x, weight, bias, out));
+    }
+
+    /// The MLP's middle for one token, in place: see [`crate::math::activate_row`].
+    pub fn activate(self, kind: Activation, gated: bool, hidden: usize, row: &mut [f32]) {
+        dispatch!(self, activate(kind, gated, hidden, row));
+    }
+
+    /// RoPE for one head: see [`crate::math::rotate`].
+    pub fn rotate(self, head: &mut [f32], cos_sin: &[f32]) {
+        dispatch!(self, rotate(head, cos_sin));
+    }
+}

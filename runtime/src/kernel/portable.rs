@@ -1,0 +1,58 @@
+//! The int8 products in plain Rust, for both layouts: the specification, and the fall-back for every processor.
+
+use super::drive::{Block, Kernel, Token};
+use crate::math::f16_scale;
+use crate::packing::{Layout, QUAD};
+
+/// Plain Rust; runs anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Portable;
+
+impl Kernel for Portable {
+    #[inline(always)]
+    fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T] {
+        sums(block, x, |words, x| self.dot8(words, x, 0))
+    }
+
+    #[inline(always)]
+    fn dot8(self, words: &[u8], x: &[i8], _sum: i32) -> [i32; 8] {
+        dot::<8>(Layout::Rows8, words, x)
+    }
+}
+
+/// The contract's formula for the `R` rows of a block and `T` tokens: `acc + dot·(w_scale·x_scale)`, group by group.
+#[inline(always)]
+pub(super) fn sums<const R: usize, const T: usize>(
+    block: Block<'_>,
+    x: [Token<'_>; T],
+    dot: impl Fn(&[u8], &[i8]) -> [i32; R],
+) -> [[f32; R]; T] {
+    let mut acc = [[0f32; R]; T];
+    let scales = block.scales.as_chunks::<R>().0;
+    for (t, acc) in acc.iter_mut().enumerate() {
+        let words = block.words.chunks(block.group_quads * R * QUAD);
+        let groups = words.zip(x[t].values.chunks(block.group_quads * QUAD)).zip(scales).zip(x[t].scales);
+        for (((words, x), w_scale), &x_scale) in groups {
+            let dots = dot(words, x);
+            for r in 0..R {
+                acc[r] += dots[r] as f32 * (f16_scale(w_scale[r]) * x_scale);
+            }
+        }
+    }
+    acc
+}
+
+/// Dot products of the `R` interleaved rows in `words` with `x`.
+#[inline(always)]
+pub(super) fn dot<const R: usize>(layout: Layout, words: &[u8], x: &[i8]) -> [i32; R] {
+    let mut acc = [0i32; R];
+    for (word, x) in words.as_chunks::<QUAD>().0.chunks_exact(R).zip(x.as_chunks::<QUAD>().0) {
+        for (acc, &quad) in acc.iter_mut().zip(word) {
+            let w = layout.decode(quad);
+            for c in 0..QUAD {
+                *acc = acc.wrapping_add(i32::from(w[c]) * i32::from(x[c]));
+            }
+        }
+    }
+    acc
+}

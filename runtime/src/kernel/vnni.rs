@@ -1,0 +1,156 @@
+//! VNNI: `vpdpbusd` multiplies four unsigned by four signed bytes and adds them to 32 bits, in one instruction.
+//!
+//! Weights become unsigned in registers by adding 128 (xor 0x80). The dot product is then too large by 128·Σx, so each
+//! sum starts at −128·Σx of its group: the exact product, whatever the sign. AVX-VNNI has it on 32-byte registers;
+//! AVX-512 VNNI joins two blocks of eight rows in one register of 64 bytes.
+
+use core::arch::x86_64::*;
+
+use super::drive::{Block, Kernel, Token};
+use super::{cpu, operations};
+
+/// The processor has AVX2, F16C and AVX-VNNI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AvxVnni(());
+
+impl AvxVnni {
+    pub(super) fn new() -> Option<Self> {
+        cpu::features().avx_vnni.then_some(Self(()))
+    }
+}
+
+operations!(AvxVnni, "avx2,f16c,avxvnni");
+
+/// The processor has AVX2, F16C and AVX-512 F, BW, VL and VNNI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Avx512Vnni(());
+
+impl Avx512Vnni {
+    pub(super) fn new() -> Option<Self> {
+        cpu::features().avx512_vnni.then_some(Self(()))
+    }
+}
+
+operations!(Avx512Vnni, "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni");
+
+/// Bytes of a quad of eight rows.
+const WORD: usize = 32;
+
+/// Where the sum of a group starts: what the unsigned weights make it too large by.
+#[inline(always)]
+fn start(sum: i32) -> i32 {
+    sum.wrapping_mul(-128)
+}
+
+/// The 256-bit kernel; the two instruction sets spell `vpdpbusd` differently.
+macro_rules! kernel256 {
+    ($dpbusd:ident) => {
+        #[inline(always)]
+        fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T] {
+            let quads = block.quads(8, &x);
+            // SAFETY: the processor has the instructions (`new`). `quads` counts only what all slices hold: words are
+            // read below quads·32 bytes, activations below quads·4, scales and sums below ⌈quads/group_quads⌉ entries.
+            unsafe {
+                let mut acc = [_mm256_setzero_ps(); T];
+                let (mut quad, mut group) = (0, 0);
+                while quad < quads {
+                    let end = quads.min(quad + block.group_quads);
+                    let mut sums = [_mm256_setzero_si256(); T];
+                    for t in 0..T {
+                        sums[t] = _mm256_set1_epi32(start(*x[t].sums.as_ptr().add(group)));
+                    }
+                    while quad < end {
+                        let w = _mm256_loadu_si256(block.words.as_ptr().add(quad * WORD).cast());
+                        let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+                        for t in 0..T {
+                            let x = x[t].values.as_ptr().add(quad * 4).cast::<i32>().read_unaligned();
+                            sums[t] = $dpbusd(sums[t], w, _mm256_set1_epi32(x));
+                        }
+                        quad += 1;
+                    }
+                    let w_scale = _mm256_cvtph_ps(_mm_loadu_si128(block.scales.as_ptr().add(group * 8).cast()));
+                    for t in 0..T {
+                        let scale = _mm256_mul_ps(w_scale, _mm256_set1_ps(*x[t].scales.as_ptr().add(group)));
+                        acc[t] = _mm256_add_ps(acc[t], _mm256_mul_ps(_mm256_cvtepi32_ps(sums[t]), scale));
+                    }
+                    group += 1;
+                }
+                acc.map(|acc| {
+                    let mut out = [0f32; 8];
+                    _mm256_storeu_ps(out.as_mut_ptr(), acc);
+                    out
+                })
+            }
+        }
+
+        #[inline(always)]
+        fn dot8(self, words: &[u8], x: &[i8], sum: i32) -> [i32; 8] {
+            // SAFETY: the processor has the instructions (`new`); the pointers come from slices of the size that is read.
+            unsafe {
+                let mut sums = _mm256_set1_epi32(start(sum));
+                for (word, x) in words.as_chunks::<WORD>().0.iter().zip(x.as_chunks::<4>().0) {
+                    let w = _mm256_loadu_si256(word.as_ptr().cast());
+                    let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)));
+                    sums = $dpbusd(sums, _mm256_xor_si256(w, _mm256_set1_epi8(-128)), x);
+                }
+                let mut out = [0i32; 8];
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), sums);
+                out
+            }
+        }
+    };
+}
+
+impl Kernel for AvxVnni {
+    kernel256!(_mm256_dpbusd_avx_epi32);
+}
+
+impl Kernel for Avx512Vnni {
+    const EIGHT_TOKENS: bool = true;
+
+    kernel256!(_mm256_dpbusd_epi32);
+
+    #[inline(always)]
+    fn rows16<const T: usize>(self, blocks: [Block<'_>; 2], x: [Token<'_>; T]) -> [[[f32; 8]; T]; 2] {
+        let [low, high] = blocks;
+        let quads = low.quads(8, &x).min(high.quads(8, &x));
+        // SAFETY: as above, for both blocks.
+        unsafe {
+            let mut acc = [_mm512_setzero_ps(); T];
+            let (mut quad, mut group) = (0, 0);
+            while quad < quads {
+                let end = quads.min(quad + low.group_quads);
+                let mut sums = [_mm512_setzero_si512(); T];
+                for t in 0..T {
+                    sums[t] = _mm512_set1_epi32(start(*x[t].sums.as_ptr().add(group)));
+                }
+                while quad < end {
+                    let w_low = _mm256_loadu_si256(low.words.as_ptr().add(quad * WORD).cast());
+                    let w_high = _mm256_loadu_si256(high.words.as_ptr().add(quad * WORD).cast());
+                    let w = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(w_low), w_high);
+                    let w = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
+                    for t in 0..T {
+                        let x = x[t].values.as_ptr().add(quad * 4).cast::<i32>().read_unaligned();
+                        sums[t] = _mm512_dpbusd_epi32(sums[t], w, _mm512_set1_epi32(x));
+                    }
+                    quad += 1;
+                }
+                let s_low = _mm_loadu_si128(low.scales.as_ptr().add(group * 8).cast());
+                let s_high = _mm_loadu_si128(high.scales.as_ptr().add(group * 8).cast());
+                let w_scale = _mm512_cvtph_ps(_mm256_set_m128i(s_high, s_low));
+                for t in 0..T {
+                    let scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(*x[t].scales.as_ptr().add(group)));
+                    acc[t] = _mm512_add_ps(acc[t], _mm512_mul_ps(_mm512_cvtepi32_ps(sums[t]), scale));
+                }
+                group += 1;
+            }
+            let mut out = [[[0f32; 8]; T]; 2];
+            for t in 0..T {
+                _mm256_storeu_ps(out[0][t].as_mut_ptr(), _mm512_castps512_ps256(acc[t]));
+                let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(acc[t])));
+                _mm256_storeu_ps(out[1][t].as_mut_ptr(), high);
+            }
+            out
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Masked self-attention with grouped queries: `x = x + Wₒ·softmax(q·kᵀ/√d)·v`, streamed over an int8 cache.
+//!
+//! Queries, keys and values of a chunk come from one product. Each KV head then goes its own way: rotate, subtract the
+//! mean key, quantize keys and values into the cache, and let every query of its group attend. A query of position p sees
+//! positions 0…p: the causal mask is a length.
+//!
+//! Attention is exact and needs no memory that grows with the context (online softmax, Milakov and Gimelshein, 2018,
+//! arXiv:1805.02867; tiles as in FlashAttention, Dao et al., 2022, arXiv:2205.14135). For each tile of
+//! [`TILE`](crate::cache::TILE) positions, aligned to the absolute position, with m the largest score so far, l the sum of
+//! exponentials and o the output:
+//!
+//! ```text
+//! s_j = (q · k_j) · (k_scale_j · q_scale)            int8 dot product
+//! m'  = max(m, max_j s_j)                            c = exp(m − m')
+//! p_j = exp(s_j − m')                                l = l·c + Σ_j p_j
+//! w_j = p_j · v_scale_j, quantized over the tile     o = o·c + (Σ_j w_j v_j) · w_scale        int8 dot product
+//! ```
+//!
+//! and at the end o / l. Tiles depend on absolute positions only, so a chunk of any size, a single step, and the same
+//! position after a rewind have the same bits.
+
+use super::Chunk;
+use super::linear::Target;
+use crate::arch::Arch;
+use crate::blob::Layer;
+use crate::cache::HeadCacheMut;
+use crate::kernel::{Backend, Query, TileMut, Write};
+use crate::packing::{QUAD, round_up};
+use crate::workers::{Workers, for_each};
+
+/// A KV head's columns of the chunk's buffers, and its cache.
+struct Head<'a> {
+    /// f32 queries of the group's heads; attention leaves its output here.
+    queries: TileMut<'a, f32>,
+    keys: TileMut<'a, f32>,
+    values: TileMut<'a, f32>,
+    /// Room for the quantized queries: values, scales, sums.
+    quantized: TileMut<'a, i8>,
+    scales: TileMut<'a, f32>,
+    sums: TileMut<'a, i32>,
+    mean: &'a [f32],
+    cache: HeadCacheMut<'a>,
+}
+
+impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
+    pub(super) fn attention(&mut self, index: u32, layer: &Layer<'_>) {
+        let arch = *self.arch();
+        self.prepare(0, self.count, arch.dim as usize, |backend, x, row| {
+            backend.norm(arch.norm, arch.norm_eps, x, layer.attention_norm, layer.attention_norm_bias, row);
+        });
+        self.linear(&layer.qkv, layer.qkv_bias, Write::Store, self.count, Target::Wide);
+        self.attend(index, layer);
+        self.prepare(0, self.count, arch.q_width() as usize, |_, _, _| {});
+        self.linear(&layer.attention_out, layer.attention_out_bias, Write::Add, self.count, Target::Residual);
+    }
+
+    /// From queries, keys and values in the wide rows to the heads' outputs in the queries' place.
+    fn attend(&mut self, index: u32, layer: &Layer<'_>) {
+        let arch = *self.arch();
+        let (backend, position, count) = (self.backend, self.position, self.count);
+        let (head_dim, group) = (arch.head_dim as usize, (arch.heads / arch.kv_heads) as usize);
+        let (q_width, kv_width) = (arch.q_width() as usize, arch.kv_width() as usize);
+        let scratch = &mut *self.scratch;
+
+        let wide = scratch.wide.get_mut(..count * self.widths.wide).unwrap_or(&mut []);
+        let (queries, rest) = TileMut::new(wide, q_width + 2 * kv_width, self.widths.wide).split_at(q_width);
+        let (keys, values) = rest.split_at(kv_width);
+        let quantized_head = round_up(head_dim, QUAD);
+        let heads = arch.heads as usize;
+        let mut queries = columns(queries, group * head_dim);
+        let mut keys = columns(keys, head_dim);
+        let mut values = columns(values, head_dim);
+        let mut quantized = columns(
+            TileMut::new(scratch.quantized, heads * quantized_head, heads * quantized_head),
+            group * quantized_head,
+        );
+        let mut scales = columns(TileMut::new(scratch.scales, heads, heads), group);
+        let mut sums = columns(TileMut::new(scratch.sums, heads, heads), group);
+        let mut means = layer.key_mean.chunks_exact(head_dim);
+        let rope = scratch.rope.chunks_exact(self.widths.rope.max(1));
+
+        let heads = self.cache.heads_mut(index as usize).map_while(|cache| {
+            Some(Head {
+                queries: queries.next()?,
+                keys: keys.next()?,
+                values: values.next()?,
+                quantized: quantized.next()?,
+                scales: scales.next()?,
+                sums: sums.next()?,
+                mean: means.next()?,
+                cache,
+            })
+        });
+        for_each(self.workers, heads, |mut head| {
+            let mut angles = rope.clone();
+            for t in 0..count {
+                head.enter(backend, &arch, t, position + t, angles.next().unwrap_or(&[]));
+            }
+            for t in 0..count {
+                head.attend(backend, &arch, t, position + t);
+            }
+        });
+    }
+}
+
+/// Cuts a tile into strips of `width` columns.
+fn columns<T>(tile: TileMut<'_, T>, width: usize) -> impl Iterator<Item = TileMut<'_, T>> {
+    let mut rest = Some(tile);
+    core::iter::from_fn(move || {
+        let (strip, right) = rest.take()?.split_at(width);
+        rest = (right.cols() > 0).then_some(right);
+        Some(strip)
+    })
+}
+
+impl Head<'_> {
+    /// Rotates the queries and the key of token `t`, caches its key and value, and quantizes its queries.
+    fn enter(&mut self, backend: Backend, arch: &Arch, t: usize, position: usize, angles: &[f32]) {
+        let head_dim = arch.head_dim as usize;
+        let quantized_head = round_up(head_dim, QUAD);
+        let key = self.keys.row(t);
+        backend.rotate(key, angles);
+        for (k, m) in key.iter_mut().zip(self.mean) {
+            *k -= m;
+        }
+        let quantized = self.quantized.row(t);
+        // The first query's place is free until the query is quantized.
+        let room = quantized.get_mut(..quantized_head).unwrap_or(&mut []);
+        self.cache.write(backend, position, key, self.values.row(t), room);
+        let queries = self.queries.row(t).chunks_exact_mut(head_dim).zip(quantized.chunks_exact_mut(quantized_head));
+        for ((query, q), (scale, sum)) in queries.zip(self.scales.row(t).iter_mut().zip(self.sums.row(t))) {
+            backend.rotate(query, angles);
+            backend.quantize(query, head_dim, q, core::slice::from_mut(scale), core::slice::from_mut(sum));
+            *scale *= arch.attention_scale;
+        }
+    }
+
+    /// Every query of the group attends to all positions up to its own.
+    fn attend(&mut self, backend: Backend, arch: &Arch, t: usize, position: usize) {
+        let head_dim = arch.head_dim as usize;
+        let cache = self.cache.view();
+        let queries = self.quantized.row(t).chunks_exact(round_up(head_dim, QUAD));
+        let scales = self.scales.row(t).iter().zip(self.sums.row(t).iter());
+        let outputs = self.queries.row(t).chunks_exact_mut(head_dim);
+        for ((values, (&scale, &sum)), out) in queries.zip(scales).zip(outputs) {
+            backend.attend(&cache, &Query { values, sum, scale, visible: position + 1 }, out);
+        }
+    }
+}

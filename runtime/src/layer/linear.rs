@@ -1,0 +1,91 @@
+//! Quantize, then multiply: how every matrix of the network is applied.
+
+use super::Chunk;
+use crate::kernel::{Activations, Backend, TileMut, Write};
+use crate::matrix::Matrix;
+use crate::packing::{QUAD, round_up};
+use crate::workers::{Workers, for_each, share};
+
+/// Where a product goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Residual,
+    Wide,
+    Logits,
+}
+
+/// Row blocks are handed out in multiples of this many rows, so that kernels can pair blocks.
+const ROWS: usize = 16;
+
+impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
+    /// For the tokens `first..first + count`: calls `make(x, row)` to fill the token's wide row (`x` is its residual),
+    /// then quantizes the first `cols` values of the row as the input of the next product.
+    pub(super) fn prepare(
+        &mut self,
+        first: usize,
+        count: usize,
+        cols: usize,
+        make: impl Fn(Backend, &[f32], &mut [f32]) + Sync,
+    ) {
+        let backend = self.backend;
+        let packing = self.model.header().packing;
+        let (group, groups, stride) = (packing.group_cols(cols), packing.groups(cols), round_up(cols, QUAD));
+        let (dim, wide) = (self.widths.residual, self.widths.wide);
+        let scratch = &mut *self.scratch;
+        let tokens = share(self.workers, count);
+        let residual = scratch.residual.get(first * dim..(first + count) * dim).unwrap_or(&[]).chunks(tokens * dim);
+        let rows = scratch.wide.chunks_mut(tokens * wide).zip(scratch.quantized.chunks_mut(tokens * stride));
+        let scales = scratch.scales.chunks_mut(tokens * groups).zip(scratch.sums.chunks_mut(tokens * groups));
+        for_each(self.workers, residual.zip(rows).zip(scales), |((x, (rows, q)), (scales, sums))| {
+            let rows = x.chunks_exact(dim).zip(rows.chunks_exact_mut(wide)).zip(q.chunks_exact_mut(stride));
+            let scales = scales.chunks_exact_mut(groups).zip(sums.chunks_exact_mut(groups));
+            for (((x, row), q), (scales, sums)) in rows.zip(scales) {
+                make(backend, x, row);
+                backend.quantize(row.get(..cols).unwrap_or(&[]), group, q, scales, sums);
+            }
+        });
+    }
+
+    /// `y = W·x + b` for the first `count` prepared tokens.
+    ///
+    /// Few tokens are split between workers by rows of the matrix, so that each weight is read once; many are split by
+    /// tokens, so that each worker keeps its activations in its own cache.
+    pub(super) fn linear(&mut self, m: &Matrix<'_>, bias: Option<&[f32]>, write: Write, count: usize, target: Target) {
+        let (backend, workers) = (self.backend, self.workers);
+        let groups = m.packing().groups(m.cols());
+        let stride = round_up(m.cols(), QUAD);
+        let scratch = &mut *self.scratch;
+        let x = Activations {
+            values: scratch.quantized.get(..count * stride).unwrap_or(&[]),
+            stride,
+            scales: scratch.scales.get(..count * groups).unwrap_or(&[]),
+            sums: scratch.sums.get(..count * groups).unwrap_or(&[]),
+            groups,
+        };
+        let (out, width) = match target {
+            Target::Residual => (&mut *scratch.residual, self.widths.residual),
+            Target::Wide => (&mut *scratch.wide, self.widths.wide),
+            Target::Logits => (&mut *scratch.logits, m.rows()),
+        };
+        let out = out.get_mut(..count * width).unwrap_or(&mut []);
+        if !W::SERIAL && count < 8 * workers.count() {
+            let share = round_up(share(workers, m.rows()), ROWS);
+            let mut rest = TileMut::new(out, m.rows(), width);
+            let mut first_row = 0;
+            let parts = core::iter::from_fn(|| {
+                let (part, right) = core::mem::replace(&mut rest, TileMut::new(&mut [], 0, 0)).split_at(share);
+                rest = right;
+                let part = (part.cols() > 0).then_some((first_row, part));
+                first_row += share;
+                part
+            });
+            for_each(workers, parts, |(first_row, out)| backend.linear(m, first_row, &x, bias, write, out));
+        } else {
+            let tokens = share(workers, count);
+            for_each(workers, out.chunks_mut(tokens * width).enumerate(), |(i, out)| {
+                let x = x.tokens(i * tokens, out.len() / width);
+                backend.linear(m, 0, &x, bias, write, TileMut::new(out, m.rows(), width));
+            });
+        }
+    }
+}

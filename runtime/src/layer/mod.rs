@@ -1,0 +1,47 @@
+//! The layers: each a few lines that read like the equation they compute.
+//!
+//! Every layer works on a chunk of tokens. Between layers lives the residual stream, f32, `dim` wide. Inside a layer,
+//! [`Chunk::prepare`] makes a row of floats and quantizes it, and [`Chunk::linear`] multiplies the quantized rows by a
+//! matrix. Which tokens form a chunk, and which worker computes what, never shows in a result.
+
+pub mod attention;
+pub mod embedding;
+mod linear;
+mod mlp;
+
+use crate::arch::Arch;
+use crate::blob::Model;
+use crate::cache::Cache;
+use crate::kernel::Backend;
+use crate::plan::{Scratch, Widths};
+use crate::workers::Workers;
+
+/// What the layers need to know while they process one chunk of tokens.
+pub(crate) struct Chunk<'c, 'm, 'b, W> {
+    pub(crate) model: &'c Model<'m>,
+    pub(crate) backend: Backend,
+    pub(crate) workers: &'c W,
+    pub(crate) widths: Widths,
+    pub(crate) cache: &'c mut Cache<'b>,
+    pub(crate) scratch: &'c mut Scratch<'b>,
+    /// Tokens of this chunk.
+    pub(crate) count: usize,
+    /// Position of the first one.
+    pub(crate) position: usize,
+}
+
+impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
+    pub(crate) fn arch(&self) -> &Arch {
+        self.model.arch()
+    }
+
+    /// Runs the tokens `ids` through all layers; the residual stream then holds the last layer's output.
+    pub(crate) fn forward(&mut self, ids: &[u32]) {
+        self.embed(ids);
+        for index in 0..self.arch().layers {
+            let Some(layer) = self.model.layer(index) else { return };
+            self.attention(index, &layer);
+            self.mlp(&layer);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! How int8 weights lie in memory: the interleavings, their sizes, and single elements of them.
+//!
+//! A matrix of `rows × cols` is cut into blocks of [`Layout::block_rows`] rows; a block stores, for one *quad* of four
+//! columns after the other, that quad of each of its rows. A kernel thus loads one vector of weights, broadcasts four
+//! activations, and never sums horizontally. Missing rows and columns of the last block and quad are zero. Scales are
+//! f16, `[block][group][row of block]`. The key and value caches use the same interleavings.
+//!
+//! - [`Layout::Rows8`]: 8 rows × 4 columns, a byte each: one AVX2 register, two NEON ones.
+//! - [`Layout::Dsp`]: 4 rows × 4 columns as 4 little-endian words, *borrow-adjusted*: of weights `w0…w3` the word is
+//!   `((256·w3 + w2) << 16) | (256·w1 + w0)`, each half a signed 16-bit sum. Cortex-M's `SMLAD` and `SXTB16` turn it
+//!   into four multiply-adds with three instructions.
+
+/// The interleaving of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Layout {
+    /// For SIMD registers of 32 or 16 bytes.
+    Rows8 = 0,
+    /// For the DSP extension of Cortex-M4, M7 and M33.
+    Dsp = 1,
+}
+
+/// Columns that lie side by side in every layout.
+pub const QUAD: usize = 4;
+
+impl Layout {
+    /// Rows that are interleaved.
+    pub const fn block_rows(self) -> usize {
+        match self {
+            Layout::Rows8 => 8,
+            Layout::Dsp => 4,
+        }
+    }
+
+    /// Bytes between one quad of a block and the next.
+    pub const fn quad_bytes(self) -> usize {
+        self.block_rows() * QUAD
+    }
+
+    /// The layout's name, as `convert --target` and `inspect` spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Layout::Rows8 => "rows8",
+            Layout::Dsp => "dsp",
+        }
+    }
+
+    /// Byte offset of the quad which holds (`row`, `col`) of a block matrix with `cols` columns.
+    #[inline(always)]
+    pub const fn quad_offset(self, row: usize, col: usize, cols: usize) -> usize {
+        let rows = self.block_rows();
+        let block = row / rows * rows * round_up(cols, QUAD);
+        block + col / QUAD * self.quad_bytes() + row % rows * QUAD
+    }
+
+    /// Stores four weights as the layout encodes a quad.
+    #[inline(always)]
+    pub const fn encode(self, w: [i8; QUAD]) -> [u8; QUAD] {
+        match self {
+            Layout::Rows8 => [w[0] as u8, w[1] as u8, w[2] as u8, w[3] as u8],
+            Layout::Dsp => {
+                let low = (w[1] as i16).wrapping_mul(256).wrapping_add(w[0] as i16).to_le_bytes();
+                let high = (w[3] as i16).wrapping_mul(256).wrapping_add(w[2] as i16).to_le_bytes();
+                [low[0], low[1], high[0], high[1]]
+            }
+        }
+    }
+
+    /// The four weights of a stored quad. Inverse of [`Layout::encode`] for weights in −127…127.
+    #[inline(always)]
+    pub const fn decode(self, bytes: [u8; QUAD]) -> [i8; QUAD] {
+        match self {
+            Layout::Rows8 => [bytes[0] as i8, bytes[1] as i8, bytes[2] as i8, bytes[3] as i8],
+            Layout::Dsp => {
+                // A negative even weight has borrowed one from the odd weight above it.
+                let (w0, w2) = (bytes[0] as i8, bytes[2] as i8);
+                let w1 = (bytes[1] as i8).wrapping_add((w0 < 0) as i8);
+                let w3 = (bytes[3] as i8).wrapping_add((w2 < 0) as i8);
+                [w0, w1, w2, w3]
+            }
+        }
+    }
+}
+
+/// Layout and group size: what a blob's header says about all of its matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packing {
+    /// Interleaving.
+    pub layout: Layout,
+    /// Columns that share a scale: 32 or 64; 0 for whole rows.
+    pub group: u32,
+}
+
+impl Packing {
+    /// Columns of every group but perhaps the last.
+    pub const fn group_cols(self, cols: usize) -> usize {
+        if self.group == 0 || self.group as usize > cols { cols } else { self.group as usize }
+    }
+
+    /// Groups of a row; the last one may be short.
+    pub const fn groups(self, cols: usize) -> usize {
+        cols.div_ceil(self.group_cols(cols))
+    }
+
+    /// Bytes of a matrix's weights.
+    pub const fn weight_bytes(self, rows: usize, cols: usize) -> Option<usize> {
+        match round_up(rows, self.layout.block_rows()).checked_mul(round_up(cols, QUAD)) {
+            Some(bytes) => Some(bytes),
+            None => None,
+        }
+    }
+
+    /// Number of a matrix's f16 scales.
+    pub const fn scale_count(self, rows: usize, cols: usize) -> Option<usize> {
+        round_up(rows, self.layout.block_rows()).checked_mul(self.groups(cols))
+    }
+
+    /// Index of the scale of (`row`, `group`).
+    #[inline(always)]
+    pub const fn scale_index(self, row: usize, group: usize, cols: usize) -> usize {
+        let rows = self.layout.block_rows();
+        (row / rows * self.groups(cols) + group) * rows + row % rows
+    }
+}
+
+/// The next multiple of `unit` at or above `n`; for sizes the format caps, so that it cannot overflow.
+#[inline(always)]
+pub const fn round_up(n: usize, unit: usize) -> usize {
+    n.div_ceil(unit) * unit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair_of_weights_survives_the_dsp_encoding() {
+        for a in -127i8..=127 {
+            for b in -127i8..=127 {
+                for quad in [[a, b, b, a], [b, a, a, a], [0, b, a, 0]] {
+                    assert_eq!(Layout::Dsp.decode(Layout::Dsp.encode(quad)), quad);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_dsp_word_is_the_sum_that_the_design_states() {
+        let w = [-3i8, 127, -127, -1];
+        let word = i32::from_le_bytes(Layout::Dsp.encode(w));
+        let half = |even: i8, odd: i8| i32::from(odd) * 256 + i32::from(even);
+        assert_eq!(i32::from(word as i16), half(w[0], w[1]));
+        assert_eq!(word >> 16, half(w[2], w[3]));
+    }
+
+    #[test]
+    fn group_tails_are_short_not_dropped() {
+        let p = Packing { layout: Layout::Rows8, group: 64 };
+        assert_eq!((p.groups(172), p.group_cols(172)), (3, 64));
+        assert_eq!(Packing { group: 0, ..p }.groups(172), 1);
+        assert_eq!(p.groups(20), 1);
+    }
+}

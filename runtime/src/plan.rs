@@ -1,0 +1,242 @@
+//! The memory plan: how many bytes a session needs, known before anything runs.
+//!
+//! [`Plan::new`] is a `const fn` of the blob's head and the caller's [`Limits`]. Firmware evaluates it at compile time to
+//! size its buffers, so that a model which does not fit does not build; hosts evaluate it at run time. The plan is also
+//! the only place that knows how the buffers are cut.
+
+use crate::arch::Arch;
+use crate::blob::header::Header;
+use crate::cache::HeadShape;
+use crate::packing::{Packing, QUAD, round_up};
+
+/// What the caller chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Positions a session can hold: prompt and answer together; at most the model's context.
+    pub context: u32,
+    /// Tokens of a prompt that are processed at a time. More cost scratch memory and make prompts faster, because each
+    /// weight is loaded once for all of them. No result depends on it.
+    pub chunk: u32,
+    /// Positions whose logits are computed at a time where a caller wants those of every position. 1 is enough to
+    /// generate.
+    pub logit_rows: u32,
+}
+
+impl Limits {
+    /// Limits for generation: logits of one position at a time.
+    pub const fn new(context: u32, chunk: u32) -> Self {
+        Self { context, chunk, logit_rows: 1 }
+    }
+}
+
+/// Why no plan can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum PlanError {
+    /// A limit is zero.
+    Zero {
+        /// Which.
+        limit: &'static str,
+    },
+    /// More positions than the model can attend to.
+    Context {
+        /// Asked for.
+        context: u32,
+        /// The model's.
+        model: u32,
+    },
+    /// The buffers would exceed this machine's address space.
+    TooLarge {
+        /// Bytes of cache and scratch together.
+        bytes: u64,
+    },
+}
+
+impl core::fmt::Display for PlanError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match *self {
+            PlanError::Zero { limit } => write!(f, "`{limit}` must be at least 1"),
+            PlanError::Context { context, model } => {
+                write!(f, "a context of {context} was asked for, the model has {model}")
+            }
+            PlanError::TooLarge { bytes } => write!(f, "{bytes} bytes exceed this machine's address space"),
+        }
+    }
+}
+
+impl core::error::Error for PlanError {}
+
+/// The sizes of a session's two buffers.
+///
+/// ```
+/// # use thumbformer::arch::*;
+/// # use thumbformer::packing::*;
+/// # const ARCH: Arch = Arch { vocab: 512, dim: 96, layers: 4, heads: 6, kv_heads: 3, head_dim: 16, hidden: 256,
+/// #   context: 128, norm: Norm::Rms, norm_eps: 1e-5, position: Position::Rope, rotary_dim: 16,
+/// #   activation: Activation::Silu, gated: true, biases: Biases { norm: false, qkv: false, attention_out: false,
+/// #   mlp: false }, tied_head: true, attention_scale: 0.25 };
+/// use thumbformer::plan::{Limits, Plan};
+/// const PACKING: Packing = Packing { layout: Layout::Dsp, group: 32 };
+/// const PLAN: Plan = match Plan::new(&ARCH, PACKING, Limits::new(128, 8)) {
+///     Ok(plan) => plan,
+///     Err(_) => panic!("the model does not fit"),
+/// };
+/// static mut CACHE: [u8; PLAN.cache_bytes()] = [0; PLAN.cache_bytes()];
+/// assert_eq!(PLAN.cache_bytes(), 4 * 3 * 128 * (16 + 16 + 4 + 4));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    arch: Arch,
+    packing: Packing,
+    limits: Limits,
+    cache_bytes: usize,
+    scratch_bytes: usize,
+}
+
+/// Widths of the scratch buffers: elements for each token of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Widths {
+    /// Residual stream, f32.
+    pub(crate) residual: usize,
+    /// Whatever is between two matrix products, f32.
+    pub(crate) wide: usize,
+    /// Cosines and sines, f32.
+    pub(crate) rope: usize,
+    /// Quantized activations, i8.
+    pub(crate) quantized: usize,
+    /// Their groups: an f32 scale and an i32 sum each.
+    pub(crate) groups: usize,
+}
+
+const fn max(a: usize, b: usize) -> usize {
+    if a > b { a } else { b }
+}
+
+impl Widths {
+    pub(crate) const fn new(arch: &Arch, packing: Packing) -> Self {
+        let (dim, q, hidden) = (arch.dim as usize, arch.q_width() as usize, arch.hidden as usize);
+        let heads = arch.heads as usize;
+        Self {
+            residual: dim,
+            wide: max(dim, max(arch.qkv_width() as usize, arch.up_width() as usize)),
+            rope: arch.rotary_dim as usize,
+            quantized: max(round_up(max(dim, max(q, hidden)), QUAD), heads * round_up(arch.head_dim as usize, QUAD)),
+            groups: max(max(packing.groups(dim), packing.groups(q)), max(packing.groups(hidden), heads)),
+        }
+    }
+
+    /// Bytes for each token of a chunk.
+    const fn bytes(&self) -> u64 {
+        4 * (self.residual + self.wide + self.rope) as u64 + self.quantized as u64 + 8 * self.groups as u64
+    }
+}
+
+impl Plan {
+    /// Plans a session for a model of `arch` in `packing`. A chunk or number of logit rows above the context is cut to it.
+    ///
+    /// # Errors
+    /// A limit of zero, a context above the model's, or more bytes than this machine can address.
+    pub const fn new(arch: &Arch, packing: Packing, limits: Limits) -> Result<Self, PlanError> {
+        macro_rules! at_least_one {
+            ($($limit:ident),*) => {
+                $(if limits.$limit == 0 {
+                    return Err(PlanError::Zero { limit: stringify!($limit) });
+                })*
+            };
+        }
+        at_least_one!(context, chunk, logit_rows);
+        if limits.context > arch.context {
+            return Err(PlanError::Context { context: limits.context, model: arch.context });
+        }
+        let limits = Limits {
+            context: limits.context,
+            chunk: if limits.chunk < limits.context { limits.chunk } else { limits.context },
+            logit_rows: if limits.logit_rows < limits.context { limits.logit_rows } else { limits.context },
+        };
+        let shape = HeadShape::new(arch, packing.layout, limits.context);
+        let position = shape.key_bytes() as u64 + shape.value_rows() as u64 + 8;
+        let cache = arch.layers as u64 * arch.kv_heads as u64 * shape.positions as u64 * position;
+        let logits = 4 * limits.logit_rows as u64 * arch.vocab as u64;
+        let scratch = limits.chunk as u64 * Widths::new(arch, packing).bytes() + logits;
+        if cache > isize::MAX as u64 || scratch > isize::MAX as u64 {
+            return Err(PlanError::TooLarge { bytes: cache + scratch });
+        }
+        Ok(Self { arch: *arch, packing, limits, cache_bytes: cache as usize, scratch_bytes: scratch as usize })
+    }
+
+    /// [`Plan::new`] for the model of a head read by [`Header::read`].
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub const fn for_header(header: &Header, limits: Limits) -> Result<Self, PlanError> {
+        Self::new(&header.arch, header.packing, limits)
+    }
+
+    /// Bytes of the KV cache.
+    pub const fn cache_bytes(&self) -> usize {
+        self.cache_bytes
+    }
+
+    /// Bytes of scratch memory.
+    pub const fn scratch_bytes(&self) -> usize {
+        self.scratch_bytes
+    }
+
+    /// The limits, cut to the context.
+    pub const fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The architecture planned for.
+    pub const fn arch(&self) -> &Arch {
+        &self.arch
+    }
+
+    /// The packing planned for.
+    pub const fn packing(&self) -> Packing {
+        self.packing
+    }
+
+    pub(crate) const fn head_shape(&self) -> HeadShape {
+        HeadShape::new(&self.arch, self.packing.layout, self.limits.context)
+    }
+
+    pub(crate) const fn widths(&self) -> Widths {
+        Widths::new(&self.arch, self.packing)
+    }
+}
+
+/// The scratch buffer, cut.
+#[derive(Debug)]
+pub(crate) struct Scratch<'b> {
+    pub(crate) residual: &'b mut [f32],
+    pub(crate) wide: &'b mut [f32],
+    pub(crate) rope: &'b mut [f32],
+    pub(crate) logits: &'b mut [f32],
+    pub(crate) scales: &'b mut [f32],
+    pub(crate) sums: &'b mut [i32],
+    pub(crate) quantized: &'b mut [i8],
+}
+
+impl<'b> Scratch<'b> {
+    /// Cuts a buffer of at least [`Plan::scratch_bytes`] bytes; `None` if it is smaller or not aligned for f32.
+    pub(crate) fn carve(plan: &Plan, buffer: &'b mut [u8]) -> Option<Self> {
+        fn take<'b, T: bytemuck::Pod>(buffer: &mut &'b mut [u8], count: usize) -> Option<&'b mut [T]> {
+            let (head, rest) = core::mem::take(buffer).split_at_mut_checked(count * size_of::<T>())?;
+            *buffer = rest;
+            bytemuck::try_cast_slice_mut(head).ok()
+        }
+        let widths = plan.widths();
+        let tokens = plan.limits.chunk as usize;
+        let mut buffer = buffer.get_mut(..plan.scratch_bytes)?;
+        Some(Self {
+            residual: take(&mut buffer, tokens * widths.residual)?,
+            wide: take(&mut buffer, tokens * widths.wide)?,
+            rope: take(&mut buffer, tokens * widths.rope)?,
+            logits: take(&mut buffer, plan.limits.logit_rows as usize * plan.arch.vocab as usize)?,
+            scales: take(&mut buffer, tokens * widths.groups)?,
+            sums: take(&mut buffer, tokens * widths.groups)?,
+            quantized: take(&mut buffer, tokens * widths.quantized)?,
+        })
+    }
+}
