@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// The file is empty or cannot be mapped.
 pub fn map(file: &File, path: &Path) -> Result<Mmap> {
     if file.metadata().map_err(Error::io(path))?.len() == 0 {
-        return Err(Error::format(path, "the file is empty"));
+        return Err(Error::format(path, "an empty file, expected a model"));
     }
     // SAFETY: the map is read-only and every access to it is bounds-checked. Another process that changes the file
     // meanwhile can change the bytes that are seen, and truncating it raises SIGBUS; no reader of mapped files can rule

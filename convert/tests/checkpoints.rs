@@ -149,6 +149,7 @@ fn parts_are_rows_of_a_tensor() {
         (Part { transposed: true, ..Part::whole("m", 8) }, 0..8, 3),
         (Part { interleaved: Some(Interleaved { head_dim: 0, rotary_dim: 0 }), ..Part::whole("m", 8) }, 0..8, 3),
         (Part { interleaved: Some(Interleaved { head_dim: 4, rotary_dim: 6 }), ..Part::whole("m", 8) }, 0..8, 3),
+        (Part { interleaved: Some(Interleaved { head_dim: 6, rotary_dim: 6 }), ..Part::whole("m", 8) }, 0..8, 3),
     ] {
         assert!(read(&checkpoint, &part, rows, cols).is_err(), "{part:?}");
     }

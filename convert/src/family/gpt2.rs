@@ -10,7 +10,7 @@ use crate::recipe::Recipe;
 /// transformers' classes that compute this.
 pub(super) const CLASSES: [&str; 2] = ["GPT2LMHeadModel", "GPT2Model"];
 
-/// Fields that are read.
+/// Fields that are read, or say nothing.
 const FIELDS: [&str; 13] = [
     "activation_function",
     "layer_norm_epsilon",

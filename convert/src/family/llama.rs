@@ -10,7 +10,7 @@ use crate::recipe::Recipe;
 /// transformers' classes that compute this.
 pub(super) const CLASSES: [&str; 2] = ["LlamaForCausalLM", "LlamaModel"];
 
-/// Fields that are read, here or in [`rope`].
+/// Fields that are read here, or say nothing; those of [`rope`] come on top.
 const FIELDS: [&str; 16] = [
     "attention_bias",
     "head_dim",

@@ -1,7 +1,7 @@
 //! From a family's names and configuration to the architecture record: one short file for each family.
 //!
 //! A family is recognised by its configuration. It turns that into an [`Arch`] and says for every tensor the record
-//! calls for which rows of which stored tensors make it up; [`Plan::assemble`] checks names, types and shapes
+//! calls for which rows of which stored tensors make it up; `Plan::assemble` checks names, types and shapes
 //! against the checkpoint. Every tensor must be there, be used or be known as a buffer without meaning, and have exactly
 //! the shape the configuration implies: a converter that guesses makes models that are subtly wrong. Values are read
 //! later, through the [`Recipe`].
@@ -220,7 +220,7 @@ impl Plan<'_> {
             return Err(tensor_error(
                 checkpoint.file_of(first),
                 first,
-                format!("{} tensors beyond those of this architecture: {}", left.len(), some_of(left.iter().copied())),
+                format!("tensors beyond those of this architecture: {}", some_of(left.iter().copied())),
                 format!("only the tensors of a {} model as configured", self.family),
             ));
         }

@@ -66,7 +66,7 @@ pub(super) fn recognise(names: &Names<'_>) -> bool {
 }
 
 pub(super) fn recipe(names: &Names<'_>, config: Option<&Config>) -> Result<Recipe> {
-    let nothing = Config::new(names.checkpoint.path(), "config.json: ", serde_json::Map::new());
+    let nothing = Config::new(names.checkpoint.path(), "", serde_json::Map::new());
     let config = config.unwrap_or(&nothing);
     config.refuse_unknown(&FIELDS)?;
     // What the configuration leaves out is seen in the shapes, which are checked again in any case.
