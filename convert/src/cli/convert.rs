@@ -6,6 +6,7 @@ use clap::Parser;
 use serde::Serialize;
 use thumbformer::arch::{Activation, Arch, Norm, Position, Role, TensorSpec};
 use thumbformer::blob::header::Header;
+use thumbformer::tokenizer::{Kind, Tokenizer};
 use thumbformer::{Limits, Plan};
 
 use super::model::{Conversion, is_blob};
@@ -138,7 +139,7 @@ impl Summary {
             bits_per_weight: outcome.bytes as f64 * 8.0 / weights.max(1) as f64,
             layout: header.packing.layout.name(),
             group: header.packing.group,
-            tokenizer: prepared.tokenizer.as_ref().map(|t| t.describe()),
+            tokenizer: prepared.tokenizer.as_ref().and_then(|t| t.tokenizer().ok()).map(|t| tokenizer(&t)),
             ram: ram(header),
             boards: boards(header),
             worst_tensors: worst.iter().take(3).map(error).collect(),
@@ -259,6 +260,24 @@ pub fn architecture(a: &Arch) -> String {
         if a.tied_head { "tied" } else { "own" },
         a.context
     )
+}
+
+/// The tokenizer in one line.
+pub fn tokenizer(t: &Tokenizer<'_>) -> String {
+    let header = t.header();
+    let kind = match header.kind {
+        Kind::ByteBpe => "byte-level BPE",
+        Kind::CharBpe => "SentencePiece BPE",
+        Kind::Characters => "characters",
+    };
+    let merges = if header.merges > 0 { format!(", {} merges", header.merges) } else { String::new() };
+    let text = |ids: &mut dyn Iterator<Item = u32>| {
+        ids.map(|id| String::from_utf8_lossy(t.token_bytes(id)).into_owned()).collect::<String>()
+    };
+    let prompt = t.prompt_format().map(|(mut before, mut after)| {
+        format!(", prompts as {:?}", format!("{}{{prompt}}{}", text(&mut before), text(&mut after)))
+    });
+    format!("{kind}, {} tokens{merges}{}", t.vocab(), prompt.unwrap_or_default())
 }
 
 /// A tensor's name as users read it.
