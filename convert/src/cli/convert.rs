@@ -28,6 +28,9 @@ pub struct Arguments {
     /// How to convert
     #[command(flatten)]
     pub conversion: Conversion,
+    /// Answer this prompt with the finished file
+    #[arg(long = "try", value_name = "PROMPT", conflicts_with = "json")]
+    pub prompt: Option<String>,
     /// Replace the output file if it exists
     #[arg(long)]
     pub force: bool,
@@ -43,7 +46,8 @@ const EXAMPLES: &str = "\
 Examples:
   convert model.safetensors                 writes model.thumb beside it
   convert my-llama/ --target dsp            for a Cortex-M, from a Hugging Face folder
-  convert ckpt.pt -o shakespeare.thumb      nanoGPT, with meta.pkl beside it";
+  convert ckpt.pt -o shakespeare.thumb      nanoGPT, with meta.pkl beside it
+  convert my-llama/ --try \"Hello\"          and hear the result at once";
 
 /// Runs the command.
 ///
@@ -66,6 +70,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         (true, _) => print_json(&summary),
         (false, true) => Ok(()),
         (false, false) => summary.print(),
+    }?;
+    match &arguments.prompt {
+        None if silent => Ok(()),
+        None => say!("\nTry it:  thumbformer run {} \"…\"", output.display()),
+        Some(prompt) => {
+            if !silent {
+                say!("\n> {prompt}")?;
+            }
+            super::run::run(&super::run::Arguments::answer(output, prompt.clone(), arguments.conversion.clone()))
+        }
     }
 }
 
@@ -163,10 +177,7 @@ impl Summary {
         print_boards(&self.boards)?;
         let worst: Vec<_> = self.worst_tensors.iter().map(|t| format!("{} {:.1} dB", t.tensor, t.sqnr_db)).collect();
         say!("  least exact {}", worst.join(", "))?;
-        for note in &self.notes {
-            say!("  note        {note}")?;
-        }
-        say!("\nTry it:  thumbformer run {} \"…\"", self.output.display())
+        self.notes.iter().try_for_each(|note| say!("  note        {note}"))
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use thumbformer::decode::{StopStrings, Stopped};
 use thumbformer::tokenizer::EncodeOptions;
 
-use super::model::{Conversion, Execution, Loaded, Running};
+use super::model::{Conversion, Execution, Loaded, Precision, Running};
 use super::{bytes, print_json};
 use crate::engine::Engine;
 use crate::generate::{Ended, Generated, Settings, generate};
@@ -26,7 +26,7 @@ pub struct Arguments {
     #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
     pub ids: Option<Vec<u32>>,
     /// Tokens to generate at most
-    #[arg(short = 'n', long, default_value_t = 256, value_name = "N")]
+    #[arg(short = 'n', long, default_value_t = MAX_TOKENS, value_name = "N")]
     pub max_tokens: usize,
     /// End the answer before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -50,6 +50,28 @@ pub struct Arguments {
     #[command(flatten)]
     pub conversion: Conversion,
 }
+
+impl Arguments {
+    /// `run MODEL PROMPT --stats`.
+    pub fn answer(model: PathBuf, prompt: String, conversion: Conversion) -> Self {
+        Self {
+            model,
+            prompt: Some(prompt),
+            ids: None,
+            max_tokens: MAX_TOKENS,
+            stop: Vec::new(),
+            raw: false,
+            stats: true,
+            json: false,
+            logits: 0,
+            execution: Execution { threads: None, precision: Precision::Int8, kernel: None },
+            conversion,
+        }
+    }
+}
+
+/// Tokens to generate unless the user says otherwise.
+const MAX_TOKENS: usize = 256;
 
 /// The `--json` object.
 #[derive(Serialize)]
