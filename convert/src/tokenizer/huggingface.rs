@@ -372,6 +372,13 @@ fn read_model(file: &Config, model: &Config, rules: &Rules) -> Result<Draft> {
     }
     (draft.split, draft.digits, draft.prefix) = (rules.split, rules.digits, rules.prefix);
     (draft.strip, draft.invalid) = (rules.strip, rules.invalid);
+    if rules.prefix == Prefix::Always && draft.added.iter().any(|(_, flags)| flags.0 & AddedFlags::NORMALIZED != 0) {
+        draft.notes.push(
+            "added tokens are normalized behind a Prepend normalizer: Hugging Face decodes them with a space before \
+             them and never leaves them out; the device decodes them like other added tokens"
+                .into(),
+        );
+    }
     draft.whole_words = model.boolean("ignore_merges")?.unwrap_or(false);
 
     let has_byte_tokens = rules.kind == Kind::CharBpe && read_byte_tokens(path, &id_of, &mut draft)?;
