@@ -55,6 +55,8 @@ pub(super) struct Draft {
     pub(super) special: BTreeSet<u32>,
     /// Ids before and after every text.
     pub(super) template: [Vec<u32>; 2],
+    /// Ids that begin a prompt where a template does not.
+    pub(super) begin: Vec<u32>,
     pub(super) prompt: Option<Prompt>,
     pub(super) unknown: Option<u32>,
     pub(super) first_byte: Option<u32>,
@@ -75,6 +77,16 @@ pub(super) struct Prompt {
     pub(super) continues: bool,
 }
 
+impl Prompt {
+    /// Puts what begins every text before the format, unless that spells it out.
+    pub(super) fn after(mut self, template: &[u32]) -> Self {
+        if !self.start.starts_with(template) {
+            self.start.splice(..0, template.iter().copied());
+        }
+        self
+    }
+}
+
 impl Draft {
     /// A tokenizer of a kind that does nothing in particular yet.
     pub(super) fn new(kind: Kind, tokens: Vec<Token>) -> Self {
@@ -93,6 +105,7 @@ impl Draft {
             added: Vec::new(),
             special: BTreeSet::new(),
             template: Default::default(),
+            begin: Vec::new(),
             prompt: None,
             unknown: None,
             first_byte: None,
@@ -230,6 +243,11 @@ impl Draft {
             Ok(_) => Ok(section),
             Err(error) => Err(Error::format(path, error.to_string())),
         }
+    }
+
+    /// Ids that begin every prompt.
+    pub(super) fn beginning(&self) -> &[u32] {
+        if self.begin.is_empty() { &self.template[0] } else { &self.begin }
     }
 
     pub(super) fn bytes(&self, id: u32) -> &[u8] {
