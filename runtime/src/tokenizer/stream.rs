@@ -199,3 +199,43 @@ impl Utf8 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use proptest::prelude::*;
+    use std::string::String;
+    use std::vec::Vec;
+
+    /// Bytes that are often the beginnings, middles and ends of characters.
+    fn byte() -> impl Strategy<Value = u8> {
+        prop_oneof![any::<u8>(), 0x80..0xC0u8, 0xC0..=0xFFu8, Just(b'a'), Just(0xE2), Just(0xF0), Just(0x9F)]
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_the_whole(pieces in prop::collection::vec(prop::collection::vec(byte(), 0..6), 0..12)) {
+            let (mut utf8, mut text, mut invalid) = (Utf8::default(), String::new(), 0);
+            let mut emit = |part: Part<'_>| {
+                match part {
+                    Part::Text(part) => text.push_str(part),
+                    Part::Invalid(len) => {
+                        invalid += len;
+                        text.push('\u{FFFD}');
+                    }
+                }
+                Ok::<(), ()>(())
+            };
+            for piece in &pieces {
+                utf8.push(piece, &mut emit).unwrap();
+                prop_assert!(utf8.len <= 3);
+            }
+            utf8.finish(&mut emit).unwrap();
+            let bytes: Vec<u8> = pieces.concat();
+            prop_assert_eq!(&text, &String::from_utf8_lossy(&bytes));
+            prop_assert_eq!(invalid, bytes.utf8_chunks().map(|chunk| chunk.invalid().len()).sum::<usize>());
+        }
+    }
+}
