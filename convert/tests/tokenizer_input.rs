@@ -469,6 +469,22 @@ fn long_runs() {
     }
 }
 
+/// Tokens that take white space along walk over it once, not once for each of them.
+#[test]
+fn long_runs_of_white_space_tokens() {
+    let mut file = read_json(&fixture("gpt2/tokenizer.json"));
+    for (id, content, lstrip, rstrip) in [(1006, "\n", true, true), (1007, "\t", false, true)] {
+        let token = json!({ "id": id, "content": content, "single_word": false, "lstrip": lstrip, "rstrip": rstrip,
+                            "normalized": false, "special": false });
+        file["added_tokens"].as_array_mut().unwrap().push(token);
+    }
+    let packed = load_files(&[("tokenizer.json", file.to_string().as_bytes())]).unwrap();
+    let text = "\n\t \n".repeat(1 << 18);
+    let ids = convert::encode(&packed.tokenizer().unwrap(), &text, EncodeOptions::default()).unwrap();
+    // In `tokenizers`, too, the first line end takes the rest along, and each tab comes again.
+    assert_eq!(ids.len(), 1 + (1 << 18));
+}
+
 // ------------------------------------------------------------------------------------------------- prompts
 
 #[test]

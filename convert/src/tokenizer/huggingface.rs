@@ -26,6 +26,7 @@ const SPACE: char = '\u{2581}';
 
 /// Reads the fields of a tokenizer.json.
 pub(super) fn read(file: &Config) -> Result<Draft> {
+    let model = file.object("model")?.ok_or_else(|| file.error("model", "an object, as in a tokenizer.json"))?;
     only(
         file,
         &[
@@ -40,7 +41,6 @@ pub(super) fn read(file: &Config) -> Result<Draft> {
             "model",
         ],
     )?;
-    let model = file.object("model")?.ok_or_else(|| file.error("model", "an object"))?;
     let rules = Rules::read(file, &model)?;
     let mut draft = read_model(file, &model, &rules)?;
     if let Some(post_processor) = file.object("post_processor")? {

@@ -16,7 +16,7 @@ mod sentencepiece;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use thumbformer::tokenizer::{AddedFlags, Kind, Prefix, Tokenizer};
+use thumbformer::tokenizer::{AddedFlags, Kind, Prefix, Strip, Tokenizer};
 
 use draft::{Draft, Token};
 pub use host::{CommandOptions, command, decode, encode, encode_prompt, piece};
@@ -184,6 +184,9 @@ fn apply_config(config: &Config, draft: &mut Draft) -> Result<()> {
         (Some(true), false) => Prefix::Missing,
         _ => draft.prefix,
     };
+    if draft.prefix == Prefix::Never && is_sentencepiece {
+        draft.strip = Strip::None;
+    }
     // LLaMA's tokenizers begin texts with the bos token unless told otherwise; GPT-2's only if told so.
     for (place, flag, token, default) in
         [(0, "add_bos_token", "bos_token", is_sentencepiece), (1, "add_eos_token", "eos_token", false)]
@@ -237,9 +240,13 @@ fn add_tokens(tokens: &Config, draft: &mut Draft) -> Result<()> {
             draft.special.insert(number);
         }
         // The unknown token stands for text that is not there.
-        if draft.unknown != Some(number) && !draft.added.iter().any(|&(id, _)| id == number) {
-            draft.added.push((number, AddedFlags(flags)));
+        if draft.unknown == Some(number) || draft.added.iter().any(|&(id, _)| id == number) {
+            continue;
         }
+        if draft.bytes(number) != content.as_bytes() {
+            return Err(token.error("content", "text that the decoder leaves as it is"));
+        }
+        draft.added.push((number, AddedFlags(flags)));
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 use core::fmt::{self, Write};
 
 use super::Tokenizer;
-use super::section::{Header, Invalid, Kind, Strip};
+use super::header::{Header, Invalid, Kind, Strip};
 
 /// Decodes one sequence of ids.
 ///

@@ -4,7 +4,7 @@
 //! characters, not a string, because a text can begin with a space that is not in it, and they return the number of
 //! characters of the first word: 0 only at the end. Time is linear in the word and the white space after it.
 
-use super::section::{Digits, Split};
+use super::header::{Digits, Split};
 use super::unicode::{is_digit, is_letter, is_number, is_space};
 
 /// Characters of the first word. `space_begins_word` allows cutting unsplit text before spaces.
