@@ -65,8 +65,8 @@ pub struct HeadCache<'a> {
 pub(crate) struct Tile<'a> {
     pub(crate) keys: &'a [u8],
     pub(crate) values: &'a [u8],
-    pub(crate) key_scales: &'a [f32],
-    pub(crate) value_scales: &'a [f32],
+    pub(crate) key_scales: &'a [f32; TILE],
+    pub(crate) value_scales: &'a [f32; TILE],
 }
 
 impl<'a> HeadCache<'a> {
@@ -75,7 +75,7 @@ impl<'a> HeadCache<'a> {
     pub(crate) fn tiles(&self, visible: usize) -> impl Iterator<Item = Tile<'a>> + use<'a> {
         let keys = self.keys.chunks_exact(TILE * self.shape.key_bytes());
         let values = self.values.chunks_exact(TILE * self.shape.value_rows());
-        let scales = self.key_scales.chunks_exact(TILE).zip(self.value_scales.chunks_exact(TILE));
+        let scales = self.key_scales.as_chunks().0.iter().zip(self.value_scales.as_chunks().0);
         keys.zip(values)
             .zip(scales)
             .take(visible.div_ceil(TILE))

@@ -223,14 +223,11 @@ fn attend_blocks<K: Kernel, const R: usize>(
     let (out_blocks, out_tail) = out.as_chunks_mut::<R>();
     for (tile, part) in cache.tiles(query.visible).enumerate() {
         let visible = query.visible - tile * TILE;
-        let mut scores = [f32::NEG_INFINITY; TILE];
-        let blocks = part.keys.chunks_exact(key_block).zip(part.key_scales.as_chunks::<R>().0);
-        for (scores, (words, scales)) in scores.as_chunks_mut::<R>().0.iter_mut().zip(blocks) {
-            let dots = dot(words, query.values, query.sum);
-            for r in 0..R {
-                scores[r] = dots[r] as f32 * (scales[r] * query.scale);
-            }
+        let mut dots = [0i32; TILE];
+        for (dots, words) in dots.as_chunks_mut::<R>().0.iter_mut().zip(part.keys.chunks_exact(key_block)) {
+            *dots = dot(words, query.values, query.sum);
         }
+        let mut scores: [f32; TILE] = core::array::from_fn(|j| dots[j] as f32 * (part.key_scales[j] * query.scale));
         if visible < TILE {
             scores.iter_mut().skip(visible).for_each(|score| *score = f32::NEG_INFINITY);
         }
@@ -238,11 +235,8 @@ fn attend_blocks<K: Kernel, const R: usize>(
         let rescale = math::exp(largest - new_largest);
         largest = new_largest;
         // The weight of a position is its probability times its value's scale; both are zero where it is hidden.
-        let mut weights = [0f32; TILE];
-        for ((score, weight), &scale) in scores.iter_mut().zip(&mut weights).zip(part.value_scales) {
-            *score = math::exp(*score - new_largest);
-            *weight = *score * scale;
-        }
+        scores = scores.map(|score| math::exp(score - new_largest));
+        let mut weights: [f32; TILE] = core::array::from_fn(|j| scores[j] * part.value_scales[j]);
         if visible < TILE {
             scores.iter_mut().skip(visible).for_each(|p| *p = 0.0);
             weights.iter_mut().skip(visible).for_each(|w| *w = 0.0);
