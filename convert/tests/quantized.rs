@@ -3,9 +3,11 @@
 //! `tests/fixtures/models/quantized.py` quantizes the weights and activations by the contract's rules and computes in f64.
 //! Where no rounding falls the other way the runtime's logits are equal to about 1e-7 of the largest one. Now and then an
 //! activation lies so close to a tie that f32 and f64 round it to different integers; that moves logits by up to a
-//! quantization step (the script's own f32 and f64 runs differ so at up to 10 % of positions, by up to 0.033). Hence three
-//! bounds: the median, the share of positions without a flip, and the size of a flip. A wrong formula breaks all three;
-//! what int8 itself costs (0.02 to 0.036 on average) would break the first two.
+//! quantization step (the script's own f32 and f64 runs differ so at up to 10 % of positions, by up to 0.033), and where it
+//! was a key or a value, the later positions of the sequence with it. Hence the bounds: a third of each file's
+//! positions, and four fifths of all files' together, without a flip; their errors of f32 size; and the size of a flip. A
+//! sequence quantizes some 10⁵ numbers, each with about 2·10⁻⁵ to be that close to a tie, so one or two flips a sequence
+//! are expected. A wrong formula, or the cost of int8 itself (0.02 to 0.036), would show at every position.
 
 mod common;
 
@@ -15,12 +17,13 @@ use thumbformer::{Limits, Model, Plan, Session};
 use thumbformer_convert::memory::AlignedBytes;
 use thumbformer_convert::pipeline::{Calibration, Options, Prepared, Silent};
 
-const MEDIAN: f32 = 1e-6;
+const LOWER_THIRD: f32 = 1e-6;
 const WITHOUT_FLIP: f32 = 1e-5;
 const SHARE_WITHOUT_FLIP: f64 = 0.8;
 const FLIP: f32 = 0.06;
 
-fn compare(name: &str, file: &str, layout: Layout) {
+/// Relative errors of all kept positions, ascending.
+fn compare(name: &str, file: &str, layout: Layout) -> Vec<f32> {
     let expected = Expected::read(name, file);
     let prepared = Prepared::open(
         &model(name),
@@ -55,29 +58,35 @@ fn compare(name: &str, file: &str, layout: Layout) {
             .unwrap();
     }
     errors.sort_by(f32::total_cmp);
-    let (median, largest) = (errors[errors.len() / 2], errors[errors.len() - 1]);
-    let exact = errors.iter().filter(|&&e| e < WITHOUT_FLIP).count() as f64 / errors.len() as f64;
-    println!("{name:<20} {file:<32} {layout:?}: median {median:.1e}, without flip {exact:.2}, largest {largest:.1e}");
-    assert!(median < MEDIAN, "{name} {file}: median error {median}");
-    assert!(exact >= SHARE_WITHOUT_FLIP, "{name} {file}: only {exact} of positions without a flip");
+    let (third, largest) = (errors[errors.len() / 3], errors[errors.len() - 1]);
+    println!(
+        "{name:<20} {file:<32} {layout:?}: lower third {third:.1e}, without flip {:.2}, largest {largest:.1e}",
+        without_flip(&errors)
+    );
+    assert!(third < LOWER_THIRD, "{name} {file}: error {third} at a third of the positions");
     assert!(largest < FLIP, "{name} {file}: error {largest}");
+    errors
+}
+
+fn without_flip(errors: &[f32]) -> f64 {
+    errors.iter().filter(|&&e| e < WITHOUT_FLIP).count() as f64 / errors.len() as f64
 }
 
 #[test]
 fn the_runtime_computes_what_numpy_computes() {
+    let mut errors = Vec::new();
     for name in ["llama-gqa-tied", "llama-ragged", "llama-bias", "gpt2", "nanogpt"] {
         for file in ["expected_int8_g32.json", "expected_int8_g64.json", "expected_int8_row.json"] {
-            compare(name, file, Layout::Rows8);
+            errors.extend(compare(name, file, Layout::Rows8));
         }
-        compare(name, "expected_int8_g32.json", Layout::Dsp);
+        errors.extend(compare(name, "expected_int8_g32.json", Layout::Dsp));
     }
-}
-
-#[test]
-fn centred_keys_compute_what_numpy_computes() {
+    // With centred keys.
     for name in ["llama-gqa-tied", "gpt2"] {
         for layout in [Layout::Rows8, Layout::Dsp] {
-            compare(name, "expected_int8_g32_centred.json", layout);
+            errors.extend(compare(name, "expected_int8_g32_centred.json", layout));
         }
     }
+    let exact = without_flip(&errors);
+    assert!(exact >= SHARE_WITHOUT_FLIP, "only {exact} of {} positions without a flip", errors.len());
 }
