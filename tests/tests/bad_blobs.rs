@@ -342,7 +342,13 @@ fn a_hundred_thousand_damaged_blobs_do_no_harm() {
     let odd = shapes::shapes().into_iter().find(|(name, _)| *name == "odd").expect("that shape").1;
     let odd = thumbformer::arch::Arch { dim: 10, heads: 2, kv_heads: 2, hidden: 9, vocab: 11, layers: 1, ..odd };
     let plain = thumbformer::arch::Arch { context: 8, vocab: 9, ..thumbformer_convert::synthetic::gpt2(9, 8, 1, 2, 8) };
+    let narrow = thumbformer_convert::synthetic::llama(1, 4, 1, 1, 1, 4, 16);
+    let with_tokenizer =
+        |tokenizer| shapes::blob_with_tokenizer(narrow, Packing { layout: Layout::Rows8, group: 32 }, tokenizer);
     let originals = [
+        with_tokenizer("fixtures/tokenizers/characters/meta.pkl"),
+        with_tokenizer("fixtures/tokenizers/collapsed/tokenizer.model"),
+        with_tokenizer("models/home-commands/tokenizer.json"),
         tiny::blob(),
         shapes::blob(odd, Packing { layout: Layout::Dsp, group: 32 }),
         shapes::blob(plain, Packing { layout: Layout::Rows8, group: 64 }),
@@ -355,7 +361,7 @@ fn a_hundred_thousand_damaged_blobs_do_no_harm() {
         let mut bytes = originals[case as usize % originals.len()].to_vec();
         let tables = TABLE + ENTRY * Header::read(&bytes).expect("a good head").tensor_count as usize;
         damage(&mut bytes, tables, rng);
-        if case / 4 % 2 == 0 {
+        if rng.bool() {
             if let Some(field) = bytes.get_mut(24..28).filter(|_| rng.bool()) {
                 let len = bytes.len() as u32;
                 bytes[24..28].copy_from_slice(&len.to_le_bytes());
@@ -377,8 +383,40 @@ fn a_hundred_thousand_damaged_blobs_do_no_harm() {
     for kind in ["TooShort", "TooLong", "Magic", "Version", "Field", "Arch", "NotZero", "HeaderChecksum"] {
         assert!(of(kind) > 0, "no {kind}");
     }
-    for kind in ["ContentChecksum", "TensorCount", "Tensor", "Scale", "Value"] {
+    for kind in ["ContentChecksum", "TensorCount", "Tensor", "Scale", "Value", "Tokenizer"] {
         assert!(of(kind) > 0, "no {kind}");
+    }
+}
+
+/// Damage to the tokenizer's section alone, which has a parser of its own, behind good checksums.
+#[test]
+fn damaged_tokenizers_do_no_harm() {
+    let narrow = thumbformer_convert::synthetic::llama(1, 4, 1, 1, 1, 4, 16);
+    for tokenizer in ["characters/meta.pkl", "collapsed/tokenizer.model", "inner/tokenizer.model", "gpt2", "llama2"] {
+        let tokenizer = format!("fixtures/tokenizers/{tokenizer}");
+        let whole = shapes::blob_with_tokenizer(narrow, Packing { layout: Layout::Dsp, group: 0 }, &tokenizer);
+        let section = {
+            let model = Model::new(&whole).expect("a good blob");
+            let start = thumbformer::blob::tokenizer_offset(model.header().tensor_count) as usize;
+            start..start + model.tokenizer_section().len()
+        };
+        let (mut ran, mut refused) = (0, 0);
+        let mut blob = AlignedBytes::from(&whole[..]);
+        for case in 0..6_000 {
+            let _said = Case(case);
+            let mut bytes = whole[section.clone()].to_vec();
+            damage(&mut bytes, 256, &mut Rng::with_seed(case));
+            bytes.resize(section.len(), 0);
+            blob[section.clone()].copy_from_slice(&bytes);
+            seal(&mut blob);
+            match exercise(&blob) {
+                Ok(_) => ran += 1,
+                Err(BlobError::Tokenizer(_)) => refused += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        println!("{tokenizer}: {ran} ran, {refused} were refused");
+        assert!(ran > 50 && refused > 50, "{tokenizer}: {ran} ran, {refused} were refused");
     }
 }
 
