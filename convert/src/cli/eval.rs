@@ -24,7 +24,7 @@ pub struct Arguments {
     /// JSON file with a list of token ids to score
     #[arg(long, value_name = "FILE", conflicts_with = "pairs")]
     pub ids: Option<PathBuf>,
-    /// Text file with request<TAB>answer lines to answer exactly
+    /// Text file with `request<TAB>answer` lines to answer exactly
     #[arg(long, value_name = "FILE")]
     pub pairs: Option<PathBuf>,
     /// Tokens scored together, each window alone from position 0 [default: the context]
@@ -163,7 +163,7 @@ fn read_pairs(path: &Path, tokenizer: &Tokenizer<'_>) -> Result<Vec<Pair>> {
         }
     }
     if pairs.is_empty() {
-        return Err(Error::format(path, "no pairs, expected request<TAB>answer lines"));
+        return Err(Error::format(path, "no pairs, expected `request<TAB>answer` lines"));
     }
     Ok(pairs)
 }

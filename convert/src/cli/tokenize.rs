@@ -21,7 +21,7 @@ pub struct Arguments {
     /// The other way: ids to text
     #[arg(long)]
     pub decode: bool,
-    /// Leave out the tokens that the tokenizer puts around every text, such as <s>; with --decode, all special tokens
+    /// Leave out the tokens that the tokenizer puts around every text, such as `<s>`; with --decode, all special tokens
     #[arg(long)]
     pub no_special: bool,
 }
