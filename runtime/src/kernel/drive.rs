@@ -30,9 +30,11 @@ pub(super) struct Token<'a> {
     /// A scale for each group.
     pub scales: &'a [f32],
     /// The sum of each group's values.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "for kernels with unsigned operands"))]
     pub sums: &'a [i32],
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Block<'_> {
     /// How many quads of this block of `rows` rows every slice of it and of `x` holds: what a kernel may read unchecked.
     #[inline(always)]
