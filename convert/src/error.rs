@@ -60,6 +60,23 @@ pub enum Error {
         /// The families that could be converted.
         known: String,
     },
+    /// A `.thumb` file that the runtime refuses.
+    #[error("{}: {source}", path.display())]
+    Blob {
+        /// The file.
+        path: PathBuf,
+        /// The runtime's reason.
+        source: thumbformer::BlobError,
+    },
+    /// No memory plan can be made.
+    #[error(transparent)]
+    Plan(#[from] thumbformer::plan::PlanError),
+    /// The runtime cannot go on.
+    #[error(transparent)]
+    Session(#[from] thumbformer::SessionError),
+    /// Standard output cannot be written.
+    #[error("standard output: {0}")]
+    Output(std::io::Error),
     /// What was asked for contradicts itself, the model, or what is on disk.
     #[error("{0}")]
     Usage(String),

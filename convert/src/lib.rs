@@ -4,13 +4,22 @@
 //! quantize and pack → blob.
 #![deny(unsafe_code)]
 
+pub mod boards;
+pub mod calibrate;
 pub mod checkpoint;
+pub mod cli;
 pub mod config;
+pub mod engine;
 pub mod error;
+pub mod evaluate;
 pub mod family;
+pub mod generate;
+pub mod mapped;
 pub mod memory;
+pub mod output;
 pub mod pipeline;
 pub mod quantize;
+pub mod random;
 pub mod recipe;
 pub mod reference;
 pub mod source;

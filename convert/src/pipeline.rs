@@ -1,18 +1,367 @@
-//! pipeline stub
-use crate::Result;
-use crate::memory::AlignedBytes;
-use crate::writer::{Plan, TensorReport, Weights};
-use std::io::Cursor;
-use thumbformer::blob::header::HEADER_BYTES;
+//! The conversion from end to end: find the files, understand them, quantize, measure the mean keys, check, and give the
+//! result its name.
+//!
+//! [`Prepared::open`] reads configuration and names only; every reason to refuse a checkpoint but a bad number shows there,
+//! before anything is written. [`Prepared::write`] streams the weights into a file, [`Prepared::to_memory`] into memory.
 
-/// Makes a blob in memory.
+use std::collections::HashMap;
+use std::io::{Cursor, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use thumbformer::Model;
+use thumbformer::arch::{Arch, Role, TensorSpec};
+use thumbformer::blob::header::{HEADER_BYTES, MAX_END_TOKENS, SpecialTokens};
+use thumbformer::packing::{Layout, Packing};
+
+use crate::calibrate::{self, Text};
+use crate::memory::AlignedBytes;
+use crate::output::Output;
+use crate::recipe::Recipe;
+use crate::source::{Overrides, Source};
+use crate::tokenizer::{self, PackedTokenizer};
+use crate::writer::{Plan, TensorReport, Weights};
+use crate::{Error, Result, family, mapped};
+
+/// What the user can choose.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Layout and group.
+    pub packing: Packing,
+    /// Positions to keep of the model's context; all of them if `None`.
+    pub context: Option<u32>,
+    /// A tokenizer file or folder; looked for beside the weights if `None`.
+    pub tokenizer: Option<PathBuf>,
+    /// A configuration file in place of the one beside the weights.
+    pub config: Option<PathBuf>,
+    /// How a request is put to the model, `{prompt}` standing for the user's text; what the tokenizer says if `None`.
+    pub prompt_format: Option<String>,
+    /// What mean keys are measured on.
+    pub calibration: Calibration,
+}
+
+/// What mean keys are measured on.
+#[derive(Clone, Debug, Default)]
+pub enum Calibration {
+    /// Text that the model generates itself.
+    #[default]
+    Generated,
+    /// A text file.
+    File(PathBuf),
+    /// Nothing: keys are not centred.
+    None,
+    /// Already measured, or made up: for each layer `kv_heads · head_dim` values.
+    Means(Vec<Vec<f32>>),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            packing: Packing { layout: Layout::Rows8, group: 32 },
+            context: None,
+            tokenizer: None,
+            config: None,
+            prompt_format: None,
+            calibration: Calibration::default(),
+        }
+    }
+}
+
+/// A checkpoint that has been understood; nothing is written yet.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The files.
+    pub source: Source,
+    /// The architecture and where its tensors come from.
+    pub recipe: Recipe,
+    /// The packed tokenizer.
+    pub tokenizer: Option<PackedTokenizer>,
+    /// Tokens that start and end sequences.
+    pub special: SpecialTokens,
+    /// Things the user should know, one line each.
+    pub notes: Vec<String>,
+    options: Options,
+}
+
+/// What a conversion did.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Every matrix, in the blob's order.
+    pub tensors: Vec<TensorReport>,
+    /// Bytes of the blob.
+    pub bytes: u64,
+}
+
+/// Hears how far a conversion has come.
+pub trait Progress: Sync {
+    /// `done` of all parameters are quantized.
+    fn parameters(&self, done: u64);
+    /// A step without a measure begins.
+    fn step(&self, what: &str);
+}
+
+/// Hears nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn parameters(&self, _done: u64) {}
+    fn step(&self, _what: &str) {}
+}
+
+impl Prepared {
+    /// Finds and reads everything but the weights' numbers.
+    ///
+    /// # Errors
+    /// Whatever is missing, unknown or contradictory.
+    pub fn open(path: &Path, options: Options) -> Result<Self> {
+        let source = Source::find(path, &Overrides { config: options.config.clone() })?;
+        let mut recipe = family::recognise(&source)?;
+        if let Some(context) = options.context {
+            recipe.limit_context(context)?;
+        }
+        let mut notes = recipe.notes.clone();
+        let tokenizer = open_tokenizer(&source, &options, &recipe.arch, &mut notes)?;
+        let special = special_tokens(&source, &recipe.arch, tokenizer.as_ref(), &mut notes)?;
+        Ok(Self { source, recipe, tokenizer, special, notes, options })
+    }
+
+    fn plan(&self) -> Plan<'_> {
+        Plan {
+            arch: self.recipe.arch,
+            packing: self.options.packing,
+            special: self.special,
+            tokenizer: self.tokenizer.as_ref().map_or(&[], |t| &t.section),
+        }
+    }
+
+    /// Bytes that the blob will have.
+    pub fn file_len(&self) -> u64 {
+        self.plan().file_len()
+    }
+
+    /// Converts into the file `path`. It appears there only when it is complete and has been checked.
+    ///
+    /// # Errors
+    /// A number that is not finite, or what the system says of the file.
+    pub fn write(&self, path: &Path, replace: bool, progress: &dyn Progress) -> Result<Outcome> {
+        let plan = self.plan();
+        let mut output = Output::create(path, replace)?;
+        let failed = Error::io(path);
+        let outcome = (|| -> Result<_, Failed> {
+            let mut buffered = std::io::BufWriter::with_capacity(1 << 20, output.file());
+            let tensors = self.content(&plan, &mut buffered, progress)?;
+            buffered.flush()?;
+            drop(buffered);
+            let seal = |output: &mut Output| -> Result<(), Failed> {
+                let head = plan.seal(&mapped::map(output.file(), path)?);
+                output.file().seek(SeekFrom::Start(0))?;
+                output.file().write_all(&head)?;
+                Ok(())
+            };
+            seal(&mut output)?;
+            let means = self.mean_keys(&mapped::map(output.file(), path)?, progress)?;
+            for (range, means) in mean_ranges(&plan).zip(means) {
+                output.file().seek(SeekFrom::Start(range.start))?;
+                output.file().write_all(bytemuck::cast_slice(&means))?;
+            }
+            progress.step("checking the file");
+            seal(&mut output)?;
+            check(&mapped::map(output.file(), path)?)?;
+            Ok(tensors)
+        })();
+        let tensors = match outcome {
+            Ok(tensors) => tensors,
+            Err(Failed::Here(error)) => return Err(error),
+            Err(Failed::System(error)) => return Err(failed(error)),
+        };
+        output.commit()?;
+        Ok(Outcome { tensors, bytes: plan.file_len() })
+    }
+
+    /// Converts into memory.
+    ///
+    /// # Errors
+    /// A number that is not finite.
+    pub fn to_memory(&self, progress: &dyn Progress) -> Result<(AlignedBytes, Outcome)> {
+        let plan = self.plan();
+        let mut blob = AlignedBytes::zeroed(plan.file_len() as usize);
+        let tensors = self.content(&plan, &mut Cursor::new(&mut blob[..]), progress)?;
+        seal_in_memory(&plan, &mut blob);
+        let means = self.mean_keys(&blob, progress)?;
+        for (range, means) in mean_ranges(&plan).zip(means) {
+            if let Some(bytes) = blob.get_mut(range.start as usize..range.end as usize) {
+                bytes.copy_from_slice(bytemuck::cast_slice(&means));
+            }
+        }
+        seal_in_memory(&plan, &mut blob);
+        check(&blob)?;
+        Ok((blob, Outcome { tensors, bytes: plan.file_len() }))
+    }
+
+    fn content(
+        &self,
+        plan: &Plan<'_>,
+        out: &mut (impl Write + Seek),
+        progress: &dyn Progress,
+    ) -> Result<Vec<TensorReport>> {
+        progress.step("quantizing");
+        plan.write_content(&Streamed::new(&self.recipe, &self.source), out, &|done| progress.parameters(done))
+    }
+
+    fn mean_keys(&self, blob: &[u8], progress: &dyn Progress) -> Result<Vec<Vec<f32>>> {
+        let text = match &self.options.calibration {
+            Calibration::None => return Ok(Vec::new()),
+            Calibration::Means(means) => {
+                let arch = &self.recipe.arch;
+                let width = arch.kv_width() as usize;
+                if means.len() != arch.layers as usize || means.iter().any(|m| m.len() != width) {
+                    let layers = arch.layers;
+                    return Err(Error::Usage(format!("mean keys: expected {layers} layers of {width} values")));
+                }
+                return Ok(means.clone());
+            }
+            Calibration::Generated => Text::Generated { seed: 0 },
+            Calibration::File(path) => {
+                let Some(tokenizer) = &self.tokenizer else {
+                    return Err(Error::Usage("a calibration text needs a tokenizer: none was found".into()));
+                };
+                let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+                let ids = tokenizer.encode(&text, true)?;
+                if ids.is_empty() {
+                    return Err(Error::format(path, "is empty, expected text to measure mean keys on"));
+                }
+                Text::Given(ids)
+            }
+        };
+        progress.step("measuring mean keys");
+        let model = Model::new(blob).map_err(|e| Error::Usage(format!("the blob just made is damaged: {e}")))?;
+        calibrate::mean_keys(model, &text)
+    }
+}
+
+/// Makes a blob in memory, without mean keys.
 ///
 /// # Errors
 /// As [`Plan::write_content`].
 pub fn in_memory(plan: &Plan<'_>, weights: &dyn Weights) -> Result<(AlignedBytes, Vec<TensorReport>)> {
     let mut blob = AlignedBytes::zeroed(plan.file_len() as usize);
     let reports = plan.write_content(weights, &mut Cursor::new(&mut blob[..]), &|_| ())?;
-    let head = plan.seal(&blob);
-    blob[..HEADER_BYTES].copy_from_slice(&head);
+    seal_in_memory(plan, &mut blob);
     Ok((blob, reports))
+}
+
+fn seal_in_memory(plan: &Plan<'_>, blob: &mut [u8]) {
+    let head = plan.seal(blob);
+    blob[..HEADER_BYTES].copy_from_slice(&head);
+}
+
+/// The runtime must accept what is about to get a name.
+fn check(blob: &[u8]) -> Result<()> {
+    Model::new(blob).map(drop).map_err(|e| Error::Usage(format!("the blob just made is damaged: {e}")))
+}
+
+fn mean_ranges<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = Range<u64>> + 'p {
+    (0..plan.arch.layers).filter_map(|layer| plan.range(Role::KeyMean, layer))
+}
+
+/// Tells the system's errors, which need the file's name, from those that have it.
+enum Failed {
+    Here(Error),
+    System(std::io::Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed::Here(error)
+    }
+}
+
+impl From<std::io::Error> for Failed {
+    fn from(error: std::io::Error) -> Self {
+        Failed::System(error)
+    }
+}
+
+/// A recipe and its checkpoint as the writer wants them.
+struct Streamed<'a> {
+    recipe: &'a Recipe,
+    source: &'a Source,
+    index: HashMap<(Role, u32), usize>,
+}
+
+impl<'a> Streamed<'a> {
+    fn new(recipe: &'a Recipe, source: &'a Source) -> Self {
+        let index = recipe.tensors.iter().enumerate().map(|(i, t)| ((t.spec.role, t.spec.layer), i)).collect();
+        Self { recipe, source, index }
+    }
+}
+
+impl Weights for Streamed<'_> {
+    fn arch(&self) -> &Arch {
+        &self.recipe.arch
+    }
+
+    fn read_rows(&self, tensor: &TensorSpec, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let index = self.index.get(&(tensor.role, tensor.layer));
+        match index.and_then(|&i| self.recipe.tensors.get(i)) {
+            Some(tensor) => self.recipe.read_rows(&self.source.checkpoint, tensor, rows, out),
+            None => {
+                Err(Error::Usage(format!("recipe: no source for {} of layer {}", tensor.role.name(), tensor.layer)))
+            }
+        }
+    }
+}
+
+fn open_tokenizer(
+    source: &Source,
+    options: &Options,
+    arch: &Arch,
+    notes: &mut Vec<String>,
+) -> Result<Option<PackedTokenizer>> {
+    let found = match &options.tokenizer {
+        Some(path) => Some(tokenizer::load(path)?),
+        None => tokenizer::find(&source.folder).map(|files| tokenizer::load_files(&files)).transpose()?,
+    };
+    let Some(mut packed) = found else {
+        if options.prompt_format.is_some() {
+            return Err(Error::Usage("a prompt format needs a tokenizer: none was found".into()));
+        }
+        notes.push("no tokenizer beside the weights: the model takes and gives token ids only".into());
+        return Ok(None);
+    };
+    if packed.vocab > arch.vocab {
+        return Err(Error::Usage(format!(
+            "{}: the tokenizer has {} tokens, the model only {}: they do not belong together",
+            packed.path.display(),
+            packed.vocab,
+            arch.vocab
+        )));
+    }
+    if let Some(format) = &options.prompt_format {
+        packed = packed.with_prompt_format(format)?;
+    }
+    notes.extend(packed.notes.iter().cloned());
+    Ok(Some(packed))
+}
+
+/// Start and end tokens: what the configuration says, else what the tokenizer says.
+fn special_tokens(
+    source: &Source,
+    arch: &Arch,
+    tokenizer: Option<&PackedTokenizer>,
+    notes: &mut Vec<String>,
+) -> Result<SpecialTokens> {
+    let named = source.special_tokens(arch.vocab)?;
+    let start = named.bos.or(tokenizer.and_then(|t| t.bos));
+    let mut end = if named.eos.is_empty() { tokenizer.and_then(|t| t.eos).into_iter().collect() } else { named.eos };
+    if end.is_empty() {
+        notes
+            .push("no end token is named: generation stops at the token limit, a stop string or a full context".into());
+    }
+    if end.len() > MAX_END_TOKENS {
+        notes.push(format!("{} end tokens are named, the first {MAX_END_TOKENS} are kept", end.len()));
+        end.truncate(MAX_END_TOKENS);
+    }
+    SpecialTokens::new(start, &end).ok_or_else(|| Error::Usage("too many end tokens".into()))
 }

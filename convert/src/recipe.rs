@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use thumbformer::arch::{Arch, Kind, TensorSpec};
+use thumbformer::arch::{Arch, Kind, Role, TensorSpec};
 
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
@@ -80,6 +80,31 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// Keeps the first `context` positions only: a shorter cache, and fewer learned positions.
+    ///
+    /// # Errors
+    /// The model has fewer, or `context` is 0.
+    pub fn limit_context(&mut self, context: u32) -> Result<()> {
+        let trained = self.arch.context;
+        if context == 0 || context > trained {
+            return Err(Error::Usage(format!("--context {context}: expected 1 to {trained}, the model's own context")));
+        }
+        self.arch.context = context;
+        for tensor in &mut self.tensors {
+            if tensor.spec.role == Role::PositionEmbedding {
+                tensor.spec.rows = context;
+                if let Source::Parts(parts) = &mut tensor.source {
+                    let mut left = context as usize;
+                    for part in parts {
+                        part.rows = part.rows.min(left);
+                        left -= part.rows;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Streams rows `rows` of `tensor` as f32 into `out`, which holds `rows.len() × cols` values, row-major.
     ///
     /// # Errors

@@ -3,8 +3,8 @@
 //! It answers "what would the model have said before quantization?" for `eval --reference` and `run --precision f32`,
 //! and it is the only check that can catch a wrong GELU, epsilon or rotation, because int8 noise hides such mistakes.
 //! Written to be read beside the papers' equations, it shares no arithmetic with the runtime and is not bound by the
-//! contract of equal bits: `exp` and its like come from the machine's library, so that last bits differ between machines
-//! (not between threads or block sizes). Keys are not centred; softmax could not see it.
+//! contract of equal bits: `exp` and its like come from the machine's library, so that last bits differ between
+//! machines (not between threads or block sizes). Keys are not centred; softmax could not see it.
 //!
 //! Activations are row-major, `tokens × width`, the tokens being consecutive positions of one sequence.
 
@@ -21,8 +21,10 @@ use crate::{Error, Result};
 
 /// Tokens that go through the layers together: bounds the memory for activations and logits.
 const BLOCK: usize = 64;
+/// Positions whose logits are computed together: fewer, because a vocabulary can be large.
+const LOGITS: usize = 8;
 /// Multiply-adds that are worth a task of their own.
-const TASK: usize = 1 << 15;
+const TASK: usize = 1 << 17;
 
 /// A model in f32 with the keys and values of the positions it has seen.
 ///
@@ -132,10 +134,9 @@ impl Reference {
         for block in ids.chunks(BLOCK) {
             let first = self.position;
             let x = self.hidden(block);
-            // Few positions' logits at a time: a vocabulary can be large.
-            for (i, x) in x.chunks(8 * dim).enumerate() {
+            for (i, x) in x.chunks(LOGITS * dim).enumerate() {
                 for (j, logits) in self.weights.logits(x).chunks(vocab).enumerate() {
-                    visit(first + 8 * i + j, logits);
+                    visit(first + LOGITS * i + j, logits);
                 }
             }
         }

@@ -61,19 +61,11 @@ impl Source {
         Ok(Source { checkpoint, config, generation, folder })
     }
 
-    /// The configuration, or an error that says where it is looked for.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn config(&self) -> Result<&Config> {
-        self.config.as_ref().ok_or_else(|| {
-            let folder = if self.folder.as_os_str().is_empty() { Path::new(".") } else { &self.folder };
-            Error::Usage(format!(
-                "{}: no config.json in {}: put it there or name it with --config",
-                self.checkpoint.path().display(),
-                folder.display()
-            ))
-        })
+    /// The error for a checkpoint that cannot be understood without a configuration.
+    pub fn no_config(&self) -> Error {
+        let folder = if self.folder.as_os_str().is_empty() { Path::new(".") } else { &self.folder };
+        let (weights, folder) = (self.checkpoint.path().display(), folder.display());
+        Error::Usage(format!("{weights}: no config.json in {folder}: put it there or name it with --config"))
     }
 
     /// The special ids for a model of `vocab` tokens: `generation_config.json` before the configuration. Ids that the

@@ -7,6 +7,7 @@ use thumbformer::blob::header::SpecialTokens;
 use thumbformer::packing::Packing;
 
 use crate::memory::AlignedBytes;
+use crate::random::SplitMix64;
 use crate::writer::{Plan, Weights};
 use crate::{Error, Result};
 
@@ -91,13 +92,11 @@ impl Weights for Synthetic {
         };
         for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
             let name = (u64::from(tensor.layer) << 16 | tensor.role as u64) << 32 | row as u64;
-            let mut state = self.seed ^ name.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let mut random = SplitMix64(self.seed ^ name.wrapping_mul(0x9E37_79B9_7F4A_7C15));
             for x in out {
-                // SplitMix64 (Steele, Lea, Flood, 2014); the sum of two uniform numbers.
-                state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-                let mut z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-                z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-                let (a, b) = ((z >> 32) as i32 as f32, z as i32 as f32);
+                // The sum of two uniform numbers.
+                let bits = random.next_u64();
+                let (a, b) = ((bits >> 32) as i32 as f32, bits as i32 as f32);
                 *x = centre + (a + b) / (1u64 << 31) as f32 * spread;
             }
         }

@@ -1,5 +1,5 @@
-//! The f32 oracle against what PyTorch and transformers computed (tests/fixtures/models/make.py, and the reference files
-//! of two trained models).
+//! The f32 oracle against what PyTorch and transformers computed (tests/fixtures/models/make.py, and the reference
+//! files of two trained models).
 
 mod common;
 
@@ -13,7 +13,7 @@ use thumbformer_convert::recipe::{Recipe, Source as Values};
 use thumbformer_convert::reference::Reference;
 use thumbformer_convert::source::Source;
 
-/// Measured on x86-64: 1e-6 at most. PyTorch adds up in another order, and other machines have another `exp`.
+/// Measured on x86-64: 1.5e-6 at most. PyTorch adds up in another order, and other machines have another `exp`.
 const TOLERANCE: f32 = 1e-5;
 
 fn load((source, recipe): &(Source, Recipe)) -> Reference {
@@ -91,7 +91,7 @@ fn mistakes_show() {
     let errors = [
         ("tanh GELU for erf", mistake("gpt2-erf", &|r| r.arch.activation = Activation::GeluTanh)),
         ("erf GELU for tanh", mistake("gpt2", &|r| r.arch.activation = Activation::Gelu)),
-        ("erf GELU for tanh, nanoGPT", mistake("nanogpt", &|r| r.arch.activation = Activation::GeluTanh)),
+        ("tanh GELU for erf, nanoGPT", mistake("nanogpt", &|r| r.arch.activation = Activation::GeluTanh)),
         ("epsilon 1e-5 for 1e-4", mistake("gpt2-erf", &|r| r.arch.norm_eps = 1e-5)),
         ("epsilon 1e-4 for 1e-5", mistake("llama-bias", &|r| r.arch.norm_eps = 1e-4)),
         ("RMS for layer norm", mistake("nanogpt", &|r| r.arch.norm = Norm::Rms)),

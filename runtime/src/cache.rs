@@ -15,7 +15,7 @@ use crate::packing::{Layout, QUAD, round_up};
 use crate::plan::Plan;
 
 /// Positions that attention takes at a time.
-pub const TILE: usize = 32;
+pub(crate) const TILE: usize = 32;
 
 /// Sizes of one head's part of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl HeadCacheMut<'_> {
     /// Quantizes a centred key and a value (`head_dim` each) into the entry of `position`; `q` is room for one of them.
     pub(crate) fn write(&mut self, backend: Backend, position: usize, key: &[f32], value: &[f32], q: &mut [i8]) {
         let HeadShape { layout, head_dim, .. } = self.shape;
-        let mut quantize = |x: &[f32], q: &mut [i8]| {
+        let quantize = |x: &[f32], q: &mut [i8]| {
             let (mut scale, mut sum) = ([0.0], [0]);
             backend.quantize(x, head_dim, q, &mut scale, &mut sum);
             scale[0]

@@ -57,7 +57,7 @@ pub fn max(x: &[f32], floor: f32, f: impl Fn(f32) -> f32) -> f32 {
 /// made from bits.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = if x > -87.0 { x } else { -87.0 };
     let x = if x < 88.0 { x } else { 88.0 };
@@ -69,7 +69,7 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 8.333_452e-3;
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
-    p = p * r + 5.000_000_1e-1;
+    p = p * r + 0.5;
     let e = (p * (r * r) + r) + 1.0;
     // The low bits of `shifted` hold n as an integer.
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
@@ -89,7 +89,7 @@ pub fn activate(kind: Activation, x: f32) -> f32 {
         Activation::Gelu => (0.5 * x) * (1.0 + libm::erff(x * core::f32::consts::FRAC_1_SQRT_2)),
         // ½(1 + tanh u) = sigmoid(2u), so the tanh form needs no tanh.
         Activation::GeluTanh => {
-            const TWO_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+            const TWO_SQRT_2_OVER_PI: f32 = 1.595_769_2;
             x / (1.0 + exp(-(TWO_SQRT_2_OVER_PI * (x + 0.044_715 * (x * x * x)))))
         }
         Activation::Silu => silu(x),

@@ -8,13 +8,12 @@
 //! unique, an index names only files beside it. Memory for the bookkeeping is bounded by the size of the files.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::{Error, Result, mapped};
 
 mod locate;
 pub mod pickle;
@@ -144,15 +143,7 @@ impl Checkpoint {
 
     /// Maps `path` and adds its tensors.
     fn add(&mut self, path: PathBuf) -> Result<()> {
-        let file = File::open(&path).map_err(Error::io(&path))?;
-        if file.metadata().map_err(Error::io(&path))?.len() == 0 {
-            return Err(Error::format(path, "an empty file, expected a checkpoint"));
-        }
-        // SAFETY: the map is read-only and every access to it is bounds-checked. Another process that changes the file
-        // meanwhile can change the bytes that are seen, and truncating it raises SIGBUS; no reader of mapped files can
-        // rule that out.
-        #[allow(unsafe_code)]
-        let bytes = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
+        let bytes = mapped::open(&path)?;
         let contents = parse(&path, &bytes)?;
         let index = self.files.len();
         for (name, entry) in contents.tensors {

@@ -1,7 +1,7 @@
 //! Python pickles as plain data: `torch.save`'s state dicts and nanoGPT's `meta.pkl`, read without executing anything.
 //!
 //! A pickle is a program for a stack machine that may call any Python function. This reader knows the opcodes that
-//! pickles of plain values use (protocols 2 to 5) and a handful of names that `torch.save` writes for tensors and
+//! pickles of plain values use (protocols 1 to 5) and a handful of names that `torch.save` writes for tensors and
 //! ordered dicts; any other name is refused and named in the error. It never imports, calls or builds a Python object.
 //!
 //! Values live in one arena and refer to each other by index, so a pickle that shares a list a billion times, or puts a
@@ -296,7 +296,7 @@ impl<'a> Machine<'a> {
                 op::PROTO => {
                     let [version] = self.array()?;
                     if !(2..=5).contains(&version) {
-                        return Err(format!("protocol {version}; protocols 2 to 5 are understood"));
+                        return Err(format!("protocol {version}; protocols 1 to 5 are understood"));
                     }
                 }
                 op::FRAME => drop(self.array::<8>()?),

@@ -93,8 +93,8 @@ impl Checkpoint {
 
         let read = match part.interleaved {
             None => elements.read(matrix, part.first_row + rows.start, out),
-            Some(pairs) if pairs.head_dim == 0 || pairs.rotary_dim > pairs.head_dim || pairs.rotary_dim % 2 != 0 => {
-                return Err(Error::Usage(format!("rotary pairs of an impossible head: {pairs:?}")));
+            Some(pairs) if !pairs.fit(part.rows) => {
+                return Err(Error::Usage(format!("{pairs:?} in {} rows", part.rows)));
             }
             Some(pairs) => rows
                 .clone()
@@ -109,7 +109,7 @@ impl Checkpoint {
                 (_, false) => format!("[{row}, {col}]"),
                 (_, true) => format!("[{col}, {row}]"),
             };
-            problem(format!("{value} at {index}"), "finite f32 values".into())
+            problem(format!("{value:?} at {index}"), "finite f32 values".into())
         })?;
         if part.scale != 1.0 {
             out.iter_mut().for_each(|x| *x *= part.scale);
@@ -123,9 +123,16 @@ impl Checkpoint {
         if entry_a.shape != entry_b.shape || !entry_a.dtype.is_float() || !entry_b.dtype.is_float() {
             return false;
         }
+        let place = |entry: &Entry| (entry.file, entry.offset, entry.dtype.clone(), entry.strides.clone());
+        if place(entry_a) == place(entry_b) {
+            return true;
+        }
         let Some(matrix) = Matrix::of(entry_a, false) else { return false };
+        if matrix.cols == 0 {
+            return true;
+        }
         let (part_a, part_b) = (Part::whole(a, matrix.rows), Part::whole(b, matrix.rows));
-        let step = (65_536 / matrix.cols.max(1)).max(1);
+        let step = (65_536 / matrix.cols).max(1);
         let (mut values_a, mut values_b) = (Vec::new(), Vec::new());
         (0..matrix.rows).step_by(step).all(|start| {
             let rows = start..matrix.rows.min(start + step);
@@ -139,6 +146,12 @@ impl Checkpoint {
 }
 
 impl Interleaved {
+    /// Whether `rows` rows are whole heads whose rotating part consists of pairs.
+    fn fit(self, rows: usize) -> bool {
+        let whole_heads = rows.checked_rem(self.head_dim) == Some(0);
+        whole_heads && self.rotary_dim <= self.head_dim && self.rotary_dim.is_multiple_of(2)
+    }
+
     /// The stored row of row `row` of heads whose halves are to lie `rotary_dim/2` apart.
     fn source_row(self, row: usize) -> usize {
         let (head, at) = (row - row % self.head_dim, row % self.head_dim);
@@ -161,7 +174,6 @@ impl Elements<'_> {
         if out.is_empty() || cols == 0 {
             return Ok(());
         }
-        let at = |index: usize| move |(i, value)| NotFinite { row: index / cols, col: index % cols + i, value };
         if matrix.col_stride == 1 && matrix.row_stride == cols {
             // One run; `i` may go beyond a row.
             return self.run(first_row * cols, out).map_err(|(i, value)| {
@@ -170,8 +182,8 @@ impl Elements<'_> {
             });
         }
         if matrix.col_stride == 1 || cols == 1 {
-            return out.chunks_exact_mut(cols).enumerate().try_for_each(|(i, row)| {
-                self.run((first_row + i) * matrix.row_stride, row).map_err(at((first_row + i) * cols))
+            return out.chunks_exact_mut(cols).zip(first_row..).try_for_each(|(out, row)| {
+                self.run(row * matrix.row_stride, out).map_err(|(col, value)| NotFinite { row, col, value })
             });
         }
         self.read_tiles(matrix, first_row, out)

@@ -201,19 +201,22 @@ impl<'a> Archive<'a> {
             || format!("shape {:?} with strides {:?} from element {}", tensor.shape, tensor.strides, tensor.offset);
         let (shape, strides, offset, needed) =
             place().ok_or_else(|| problem(claim(), "sizes that do not overflow".into()))?;
-        // The type's size is only known, and only needed, for types that can be read.
-        let size = dtype.size().unwrap_or(0);
-        let bytes = needed.checked_mul(size).ok_or_else(|| problem(claim(), "sizes that do not overflow".into()))?;
-        if shape.contains(&0) || bytes <= storage.len() {
-            Ok(Entry {
-                file: 0,
-                dtype,
-                shape,
-                strides,
-                offset: storage.start.saturating_add(offset.saturating_mul(size)),
-            })
-        } else {
-            Err(problem(claim(), format!("at most the {} elements of its storage", storage.len() / size.max(1))))
+        // Types that are not read need no place, and have no size here.
+        let Some(size) = dtype.size() else {
+            return Ok(Entry { file: 0, dtype, shape, strides, offset: storage.start });
+        };
+        let elements = storage.len() / size;
+        if tensor.storage.len > elements as u64 {
+            let claimed = tensor.storage.len;
+            return Err(problem(
+                format!("a storage of {elements} elements"),
+                format!("the {claimed} it was saved with"),
+            ));
         }
+        if needed > elements && !shape.contains(&0) {
+            return Err(problem(claim(), format!("at most the {elements} elements of its storage")));
+        }
+        // Only a tensor without elements may begin beyond its storage.
+        Ok(Entry { file: 0, dtype, shape, strides, offset: storage.start + offset.min(elements) * size })
     }
 }

@@ -10,8 +10,8 @@ use crate::recipe::Recipe;
 /// transformers' classes that compute this.
 pub(super) const CLASSES: [&str; 2] = ["GPT2LMHeadModel", "GPT2Model"];
 
-/// Fields that are read.
-const FIELDS: [&str; 15] = [
+/// Fields that are read, or say nothing.
+const FIELDS: [&str; 13] = [
     "activation_function",
     "layer_norm_epsilon",
     // An older name of n_positions that files keep beside it.
@@ -26,9 +26,7 @@ const FIELDS: [&str; 15] = [
     "scale_attn_by_inverse_layer_idx",
     "scale_attn_weights",
     "tie_word_embeddings",
-    "use_cache",
     "vocab_size",
-    "gradient_checkpointing",
 ];
 
 pub(super) fn recipe(names: &Names<'_>, config: &Config) -> Result<Recipe> {
@@ -96,7 +94,7 @@ impl Layout {
         let matrix =
             |name: &str, rows: u32| vec![Piece { transposed: self.transposed, ..Piece::whole(layer(name), rows) }];
         match spec.role {
-            Role::TokenEmbedding if self.head == Head::TiedToHead => vec![Piece::whole("lm_head.weight", arch.vocab)],
+            Role::TokenEmbedding if self.head == Head::Only => vec![Piece::whole("lm_head.weight", arch.vocab)],
             Role::TokenEmbedding => vec![Piece::whole(format!("{prefix}wte.weight"), arch.vocab)],
             Role::PositionEmbedding => vec![Piece::whole(format!("{prefix}wpe.weight"), arch.context)],
             Role::AttentionNorm => vector("ln_1.weight", arch.dim),

@@ -10,13 +10,15 @@ use crate::recipe::Recipe;
 /// transformers' classes that compute this.
 pub(super) const CLASSES: [&str; 2] = ["LlamaForCausalLM", "LlamaModel"];
 
-/// Fields that are read, here or in [`rope`].
-const FIELDS: [&str; 15] = [
+/// Fields that are read here, or say nothing; those of [`rope`] come on top.
+const FIELDS: [&str; 16] = [
     "attention_bias",
     "head_dim",
     "hidden_act",
     "hidden_size",
     "intermediate_size",
+    // SmolLM's remark that it is what it is.
+    "is_llama_config",
     "layer_types",
     "max_position_embeddings",
     // An older name that some files keep beside the newer.
@@ -92,7 +94,7 @@ pub(super) fn recipe(names: &Names<'_>, config: &Config) -> Result<Recipe> {
         ];
         let up = [("mlp.gate_proj", arch.hidden), ("mlp.up_proj", arch.hidden)];
         match spec.role {
-            Role::TokenEmbedding if head == Head::TiedToHead => vec![Piece::whole("lm_head.weight", arch.vocab)],
+            Role::TokenEmbedding if head == Head::Only => vec![Piece::whole("lm_head.weight", arch.vocab)],
             Role::TokenEmbedding => vec![Piece::whole(&embedding, arch.vocab)],
             Role::AttentionNorm => one("input_layernorm.weight", dim),
             Role::Qkv => many(&qkv, "weight"),

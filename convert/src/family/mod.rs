@@ -1,7 +1,7 @@
 //! From a family's names and configuration to the architecture record: one short file for each family.
 //!
 //! A family is recognised by its configuration. It turns that into an [`Arch`] and says for every tensor the record
-//! calls for which rows of which stored tensors make it up; [`Plan::assemble`] checks names, types and shapes
+//! calls for which rows of which stored tensors make it up; `Plan::assemble` checks names, types and shapes
 //! against the checkpoint. Every tensor must be there, be used or be known as a buffer without meaning, and have exactly
 //! the shape the configuration implies: a converter that guesses makes models that are subtly wrong. Values are read
 //! later, through the [`Recipe`].
@@ -33,8 +33,8 @@ const KNOWN: &str = "llama, gpt2, nanoGPT";
 pub fn recognise(source: &Source) -> Result<Recipe> {
     let names = Names::of(&source.checkpoint)?;
     let Some(config) = &source.config else {
-        // Only nanoGPT's names and shapes say enough to name what is missing.
-        return if nanogpt::recognise(&names) { nanogpt::recipe(&names, None) } else { Err(no_config(source)) };
+        // Only nanoGPT's names and shapes say enough to name the field that is missing.
+        return if nanogpt::recognise(&names) { nanogpt::recipe(&names, None) } else { Err(source.no_config()) };
     };
     let unknown = |found: String| Error::Family { path: config.path().into(), found, known: KNOWN.into() };
     let architectures: Vec<&str> = match config.get("architectures") {
@@ -70,10 +70,6 @@ pub fn recognise(source: &Source) -> Result<Recipe> {
         let tensors = some_of(names.stored.keys().map(String::as_str));
         Err(unknown(format!("a configuration without model_type, and tensors {tensors}")))
     }
-}
-
-fn no_config(source: &Source) -> Error {
-    source.config().err().unwrap_or_else(|| Error::Usage("no configuration".into()))
 }
 
 /// A checkpoint's tensors under the names that a family knows: without what wrappers of the model put before them.
@@ -124,7 +120,7 @@ impl<'a> Names<'a> {
             return Head::Own;
         }
         match (self.stored.get(embedding), self.stored.get(head)) {
-            (None, Some(_)) => Head::TiedToHead,
+            (None, Some(_)) => Head::Only,
             (Some(a), Some(b)) if !self.checkpoint.same_values(a, b) => {
                 notes.push(format!(
                     "the configuration ties the head to the embedding, but `{b}` differs from `{a}`: the head is kept"
@@ -143,8 +139,8 @@ enum Head {
     Own,
     /// The token embedding; a stored copy is ignored.
     Tied,
-    /// Both are the tensor with the head's name.
-    TiedToHead,
+    /// The only one stored: the token embedding is this tensor too.
+    Only,
 }
 
 /// Rows of one stored tensor, in a family's spelling.
@@ -189,7 +185,7 @@ impl Plan<'_> {
             let mut of_spec = Vec::new();
             for piece in (self.pieces)(spec) {
                 match names.stored.get_key_value(&piece.name) {
-                    None => missing.push((piece.name.clone(), shape(spec, &piece))),
+                    None => missing.push((spec.role, piece.name.clone(), shape(spec, &piece))),
                     Some((name, stored)) => {
                         check(checkpoint, stored, &shape(spec, &piece))?;
                         used.insert(name.as_str());
@@ -206,13 +202,13 @@ impl Plan<'_> {
             }
             parts.push((spec, of_spec));
         }
-        if let Some((first, shape)) = missing.first() {
-            let all = if missing.len() == 1 {
-                "nothing".to_owned()
-            } else {
-                format!("nothing; missing: {}", some_of(missing.iter().map(|(name, _)| name.as_str())))
+        if let Some((role, first, shape)) = missing.first() {
+            let found = match missing.len() {
+                1 => "nothing".to_owned(),
+                _ => format!("nothing; missing: {}", some_of(missing.iter().map(|(_, name, _)| name.as_str()))),
             };
-            return Err(tensor_error(checkpoint.path(), first, all, format!("shape {shape:?}")));
+            let hint = if *role == Role::Head { ", or a configuration that ties it to the embedding" } else { "" };
+            return Err(tensor_error(checkpoint.path(), first, found, format!("shape {shape:?}{hint}")));
         }
         let left: Vec<&str> = names
             .stored
@@ -224,7 +220,7 @@ impl Plan<'_> {
             return Err(tensor_error(
                 checkpoint.file_of(first),
                 first,
-                format!("{} tensors beyond those of this architecture: {}", left.len(), some_of(left.iter().copied())),
+                format!("tensors beyond those of this architecture: {}", some_of(left.iter().copied())),
                 format!("only the tensors of a {} model as configured", self.family),
             ));
         }

@@ -58,15 +58,15 @@ const WPE: &str = "transformer.wpe.weight";
 
 /// Whether these are nanoGPT's tensors: transformers' GPT-2 has the same names, but `c_attn` the other way around.
 pub(super) fn recognise(names: &Names<'_>) -> bool {
-    let (embedding, qkv) = (names.shape(WTE), names.shape("transformer.h.0.attn.c_attn.weight"));
-    match (embedding, qkv) {
-        (Some(&[_, dim]), Some(&[rows, cols])) => cols == dim && dim.checked_mul(3) == Some(rows),
+    let conv1d = match names.shape("transformer.h.0.attn.c_attn.weight") {
+        Some(&[rows, cols]) => rows.checked_mul(3) == Some(cols),
         _ => false,
-    }
+    };
+    names.has(WTE) && !conv1d
 }
 
 pub(super) fn recipe(names: &Names<'_>, config: Option<&Config>) -> Result<Recipe> {
-    let nothing = Config::new(names.checkpoint.path(), "config.json: ", serde_json::Map::new());
+    let nothing = Config::new(names.checkpoint.path(), "", serde_json::Map::new());
     let config = config.unwrap_or(&nothing);
     config.refuse_unknown(&FIELDS)?;
     // What the configuration leaves out is seen in the shapes, which are checked again in any case.

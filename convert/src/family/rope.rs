@@ -108,8 +108,8 @@ impl Rope {
         Ok(Rope { theta, scaling })
     }
 
-    /// Every step in f32, as PyTorch does it: `x / tensor` there is `(1/tensor)·x`. Only the power differs: it is
-    /// computed in double precision and rounded once, PyTorch's may be off by a unit in the last place.
+    /// Every step in f32, as PyTorch does it: `x / tensor` there is `(1/tensor)·x`. The power is computed in double
+    /// precision and rounded once.
     fn frequencies(&self, head_dim: u32) -> Vec<f32> {
         let base = f64::from(self.theta as f32);
         let plain = (0..head_dim / 2).map(|pair| {

@@ -1,5 +1,5 @@
 //! The committed fixtures, as tests read them.
-#![allow(dead_code, reason = "every test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

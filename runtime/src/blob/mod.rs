@@ -446,6 +446,9 @@ impl<'a> Model<'a> {
     }
 
     fn matrix_at(&self, index: u32, spec: &TensorSpec) -> Option<Matrix<'a>> {
+        if spec.kind != Kind::Matrix {
+            return None;
+        }
         let packing = self.header.packing;
         let (rows, cols) = (spec.rows as usize, spec.cols as usize);
         let offset = self.offset(index);

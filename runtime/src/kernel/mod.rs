@@ -15,6 +15,8 @@ mod drive;
 #[cfg(feature = "std")]
 pub mod pool;
 mod portable;
+#[cfg(test)]
+mod tests;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod vnni;

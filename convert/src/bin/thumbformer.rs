@@ -1,0 +1,32 @@
+//! `thumbformer`: runs, measures and shows models.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use thumbformer_convert::cli;
+
+/// Run int8 transformers as a microcontroller runs them
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(cli::run::Arguments),
+    Eval(cli::eval::Arguments),
+    Inspect(cli::inspect::Arguments),
+    Tokenize(cli::tokenize::Arguments),
+}
+
+fn main() -> ExitCode {
+    cli::finish(match Arguments::parse().command {
+        Command::Run(arguments) => cli::run::run(&arguments),
+        Command::Eval(arguments) => cli::eval::run(&arguments),
+        Command::Inspect(arguments) => cli::inspect::run(&arguments),
+        Command::Tokenize(arguments) => cli::tokenize::run(&arguments),
+    })
+}

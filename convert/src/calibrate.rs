@@ -1,0 +1,131 @@
+//! Measures the mean key of every layer and KV head.
+//!
+//! Keys of one head point much the same way, and softmax cannot see what they share. Subtracting the mean before keys are
+//! rounded to eight bits removes most of their error. The mean is taken over keys of text that the user gives, or of
+//! tokens that the model generates itself, read back from the cache of the very blob that is being made.
+
+use thumbformer::decode::argmax;
+use thumbformer::kernel::pool::Pool;
+use thumbformer::workers::Workers;
+use thumbformer::{Backend, Limits, Model, Plan, Session, math};
+
+use crate::memory::AlignedBytes;
+use crate::random::SplitMix64;
+use crate::{Error, Result};
+
+/// Tokens worth measuring on. For a large model fewer are generated, because each costs a pass over all weights.
+const TOKENS: usize = 256;
+const FEWEST_TOKENS: usize = 48;
+/// Weights that may be read to generate them.
+const BUDGET: u64 = 20_000_000_000;
+
+/// Where the keys come from.
+#[derive(Clone, Debug)]
+pub enum Text {
+    /// The model talks to itself, from the seed.
+    Generated {
+        /// Another seed, another text.
+        seed: u64,
+    },
+    /// These tokens, in windows as long as the context.
+    Given(Vec<u32>),
+}
+
+/// The mean keys of each layer: `kv_heads · head_dim` values, to be added to those the model already subtracts.
+///
+/// # Errors
+/// A token outside the vocabulary, or a model too large for this machine's memory.
+pub fn mean_keys(model: Model<'_>, text: &Text) -> Result<Vec<Vec<f32>>> {
+    let arch = *model.arch();
+    let context = arch.context.min(1024);
+    let usage = |e: &dyn std::error::Error| Error::Usage(format!("measuring mean keys: {e}"));
+    let plan = Plan::for_header(model.header(), Limits::new(context, 64)).map_err(|e| usage(&e))?;
+    let (mut cache, mut scratch) =
+        (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
+    let pool = Pool::new(rayon::current_num_threads());
+    let session = Session::with(model, &plan, &mut cache, &mut scratch, Backend::detect(), pool);
+    let mut session = session.map_err(|e| usage(&e))?;
+    let mut sum = Sum::new(&session);
+    match text {
+        Text::Given(ids) => {
+            for window in ids.chunks(context as usize) {
+                session.reset();
+                session.prefill(window).map_err(|e| usage(&e))?;
+                sum.add(&mut session);
+            }
+        }
+        Text::Generated { seed } => {
+            let affordable = (BUDGET / arch.parameters().max(1)) as usize;
+            let start = model.special().start.or(model.special().end().first().copied()).unwrap_or(0);
+            let mut random = SplitMix64(*seed);
+            let mut id = start;
+            for _ in 0..TOKENS.min(affordable).max(FEWEST_TOKENS) {
+                if session.position() == session.context() || (session.position() > 0 && id == start) {
+                    sum.add(&mut session);
+                    session.reset();
+                    id = start;
+                }
+                let next = sample(session.step(id).map_err(|e| usage(&e))?, &mut random);
+                id = if model.special().end().contains(&next) { start } else { next };
+            }
+            sum.add(&mut session);
+        }
+    }
+    Ok(sum.means())
+}
+
+/// A token with the model's own probability.
+fn sample(logits: &[f32], random: &mut SplitMix64) -> u32 {
+    let likeliest = argmax(logits);
+    let largest = logits.get(likeliest as usize).copied().unwrap_or(0.0);
+    // The runtime's exp, so that a conversion gives the same file on every machine.
+    let total = math::sum(logits, |x| math::exp(x - largest));
+    let mut left = random.next_f32() * total;
+    for (id, &logit) in (0u32..).zip(logits) {
+        left -= math::exp(logit - largest);
+        if left < 0.0 {
+            return id;
+        }
+    }
+    likeliest
+}
+
+struct Sum {
+    /// For each layer and head.
+    keys: Vec<Vec<f64>>,
+    layers: usize,
+    positions: usize,
+    head_dim: usize,
+}
+
+impl Sum {
+    fn new<W: Workers + Sync>(session: &Session<'_, '_, W>) -> Self {
+        let arch = session.model().arch();
+        let heads = (arch.layers * arch.kv_heads) as usize;
+        Self {
+            keys: vec![vec![0.0; arch.head_dim as usize]; heads],
+            layers: arch.layers as usize,
+            positions: 0,
+            head_dim: arch.head_dim as usize,
+        }
+    }
+
+    fn add<W: Workers + Sync>(&mut self, session: &mut Session<'_, '_, W>) {
+        let heads = (self.keys.len() / self.layers) as u32;
+        let mut key = vec![0f32; self.head_dim];
+        for (i, sum) in (0u32..).zip(&mut self.keys) {
+            for position in 0..session.position() {
+                session.cached_key(i / heads, i % heads, position, &mut key);
+                sum.iter_mut().zip(&key).for_each(|(sum, key)| *sum += f64::from(*key));
+            }
+        }
+        self.positions += session.position();
+    }
+
+    fn means(self) -> Vec<Vec<f32>> {
+        let count = self.positions.max(1) as f64;
+        let heads = self.keys.len() / self.layers;
+        let layers = self.keys.chunks(heads.max(1));
+        layers.map(|heads| heads.concat().iter().map(|sum| (sum / count) as f32).collect()).collect()
+    }
+}

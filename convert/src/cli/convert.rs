@@ -1,0 +1,275 @@
+//! `convert MODEL`: a checkpoint to a `.thumb` file, and what it will cost.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use serde::Serialize;
+use thumbformer::arch::{Activation, Arch, Norm, Position, Role, TensorSpec};
+use thumbformer::blob::header::Header;
+use thumbformer::{Limits, Plan};
+
+use super::model::{Conversion, is_blob};
+use super::{Bar, bytes, count, print_json, say};
+use crate::boards::{BOARDS, CHUNK, Fit};
+use crate::pipeline::{Outcome, Prepared};
+use crate::writer::TensorReport;
+use crate::{Error, Result, mapped};
+
+/// Quantize a trained transformer into one int8 file for the thumbformer runtime
+#[derive(Debug, Parser)]
+#[command(name = "convert", version, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// Checkpoint: a .safetensors, .pt or .bin file, one of several shards, or a folder
+    pub model: PathBuf,
+    /// File to write [default: the checkpoint's name with .thumb, beside it]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// How to convert
+    #[command(flatten)]
+    pub conversion: Conversion,
+    /// Replace the output file if it exists
+    #[arg(long)]
+    pub force: bool,
+    /// Print the summary as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  convert model.safetensors                 writes model.thumb beside it
+  convert my-llama/ --target dsp            for a Cortex-M, from a Hugging Face folder
+  convert ckpt.pt -o shakespeare.thumb      nanoGPT, with meta.pkl beside it";
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever the conversion reports.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    if is_blob(&arguments.model) {
+        return Err(Error::Usage(format!("{} is a .thumb file already", arguments.model.display())));
+    }
+    let prepared = Prepared::open(&arguments.model, arguments.conversion.options())?;
+    let output = arguments.output.clone().unwrap_or_else(|| default_output(&prepared));
+    let silent = arguments.quiet || arguments.json;
+    let bar = Bar::new(prepared.recipe.arch.parameters(), "parameters", silent);
+    let outcome = prepared.write(&output, arguments.force, &bar)?;
+    drop(bar);
+    let header = mapped::open(&output)?;
+    let header = Header::read(&header).map_err(|source| Error::Blob { path: output.clone(), source })?;
+    let summary = Summary::new(&prepared, &outcome, &header, &output);
+    match (arguments.json, arguments.quiet) {
+        (true, _) => print_json(&summary),
+        (false, true) => Ok(()),
+        (false, false) => summary.print(),
+    }
+}
+
+/// `model.safetensors` becomes `model.thumb`, and so do the shards of one model.
+fn default_output(prepared: &Prepared) -> PathBuf {
+    let path = prepared.source.checkpoint.path();
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = name.split('.').next().filter(|s| !s.is_empty()).unwrap_or("model");
+    path.with_file_name(format!("{stem}.thumb"))
+}
+
+/// What a conversion tells its user.
+#[derive(Debug, Serialize)]
+struct Summary {
+    output: PathBuf,
+    family: String,
+    architecture: String,
+    parameters: u64,
+    bytes: u64,
+    bits_per_weight: f64,
+    layout: &'static str,
+    group: u32,
+    tokenizer: Option<String>,
+    ram: Vec<Ram>,
+    boards: Vec<BoardFit>,
+    worst_tensors: Vec<TensorError>,
+    notes: Vec<String>,
+}
+
+/// RAM for one context length.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Ram {
+    /// Positions.
+    pub context: u32,
+    /// Bytes of keys and values.
+    pub cache_bytes: usize,
+    /// Bytes of scratch memory, for prompts in chunks of eight tokens.
+    pub scratch_bytes: usize,
+}
+
+/// Whether a model fits a board.
+#[derive(Clone, Debug, Serialize)]
+pub struct BoardFit {
+    board: &'static str,
+    chip: &'static str,
+    fits: bool,
+    /// Positions that fit.
+    context: Option<u32>,
+    verdict: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct TensorError {
+    tensor: String,
+    sqnr_db: f64,
+}
+
+impl Summary {
+    fn new(prepared: &Prepared, outcome: &Outcome, header: &Header, output: &Path) -> Self {
+        let arch = &prepared.recipe.arch;
+        let weights: u64 = outcome.tensors.iter().map(|t| u64::from(t.spec.rows) * u64::from(t.spec.cols)).sum();
+        let mut worst: Vec<&TensorReport> = outcome.tensors.iter().collect();
+        worst.sort_by(|a, b| a.error.sqnr_db().total_cmp(&b.error.sqnr_db()));
+        let error = |t: &&TensorReport| TensorError { tensor: tensor_name(&t.spec), sqnr_db: t.error.sqnr_db() };
+        Self {
+            output: output.into(),
+            family: prepared.recipe.family.into(),
+            architecture: architecture(arch),
+            parameters: arch.parameters(),
+            bytes: outcome.bytes,
+            bits_per_weight: outcome.bytes as f64 * 8.0 / weights.max(1) as f64,
+            layout: header.packing.layout.name(),
+            group: header.packing.group,
+            tokenizer: prepared.tokenizer.as_ref().map(|t| t.describe()),
+            ram: ram(header),
+            boards: boards(header),
+            worst_tensors: worst.iter().take(3).map(error).collect(),
+            notes: prepared.notes.clone(),
+        }
+    }
+
+    fn print(&self) -> Result<()> {
+        say!("{}", self.output.display())?;
+        say!("  model       {}: {}", self.family, self.architecture)?;
+        say!(
+            "  size        {} parameters in {} ({:.2} bits a weight, {}, {})",
+            count(self.parameters),
+            bytes(self.bytes),
+            self.bits_per_weight,
+            self.layout,
+            group(self.group)
+        )?;
+        say!("  tokenizer   {}", self.tokenizer.as_deref().unwrap_or("none"))?;
+        print_ram(&self.ram)?;
+        print_boards(&self.boards)?;
+        let worst: Vec<_> = self.worst_tensors.iter().map(|t| format!("{} {:.1} dB", t.tensor, t.sqnr_db)).collect();
+        say!("  least exact {}", worst.join(", "))?;
+        for note in &self.notes {
+            say!("  note        {note}")?;
+        }
+        say!("\nTry it:  thumbformer run {} \"…\"", self.output.display())
+    }
+}
+
+/// RAM at the model's context, and at lengths below it.
+pub fn ram(header: &Header) -> Vec<Ram> {
+    let context = header.arch.context;
+    let mut lengths: Vec<u32> = [context / 8, context / 4, context / 2].into_iter().filter(|&n| n >= 32).collect();
+    lengths.push(context);
+    let plan = |context| Plan::for_header(header, Limits::new(context, CHUNK)).ok();
+    let ram = |context| {
+        let plan = plan(context)?;
+        Some(Ram { context, cache_bytes: plan.cache_bytes(), scratch_bytes: plan.scratch_bytes() })
+    };
+    lengths.into_iter().filter_map(ram).collect()
+}
+
+pub(super) fn print_ram(ram: &[Ram]) -> Result<()> {
+    for (i, ram) in ram.iter().enumerate() {
+        say!(
+            "  {:<11} {:>9} at context {:<6} ({} cache + {} scratch)",
+            if i == 0 { "RAM" } else { "" },
+            bytes((ram.cache_bytes + ram.scratch_bytes) as u64),
+            ram.context,
+            bytes(ram.cache_bytes as u64),
+            bytes(ram.scratch_bytes as u64)
+        )?;
+    }
+    Ok(())
+}
+
+/// Which boards the model fits, and how.
+pub fn boards(header: &Header) -> Vec<BoardFit> {
+    let fit = |board: &crate::boards::Board| {
+        let fit = board.fit(header);
+        let verdict = match fit {
+            Fit::Context(context) if context == header.arch.context => "fits".into(),
+            Fit::Context(context) => format!("fits with a context of {context}"),
+            Fit::Flash { missing } => format!("too large: {} of flash are missing", bytes(missing)),
+            Fit::Ram { missing } => format!("too large: {} of RAM are missing", bytes(missing)),
+        };
+        let context = match fit {
+            Fit::Context(context) => Some(context),
+            _ => None,
+        };
+        BoardFit { board: board.name, chip: board.chip, fits: context.is_some(), context, verdict }
+    };
+    BOARDS.iter().map(fit).collect()
+}
+
+pub(super) fn print_boards(boards: &[BoardFit]) -> Result<()> {
+    for (i, board) in boards.iter().enumerate() {
+        let label = if i == 0 { "boards" } else { "" };
+        say!("  {label:<11} {:<14} {} ({})", board.board, board.verdict, board.chip)?;
+    }
+    Ok(())
+}
+
+pub(super) fn group(group: u32) -> String {
+    if group == 0 { "a scale a row".into() } else { format!("group {group}") }
+}
+
+/// The architecture in one line.
+pub fn architecture(a: &Arch) -> String {
+    let norm = match a.norm {
+        Norm::Layer => "LayerNorm",
+        Norm::Rms => "RMSNorm",
+    };
+    let position = match a.position {
+        Position::Learned => "learned positions".into(),
+        Position::Rope if a.rotary_dim == a.head_dim => "RoPE".into(),
+        Position::Rope => format!("RoPE on {} of {}", a.rotary_dim, a.head_dim),
+    };
+    let activation = match a.activation {
+        Activation::Gelu => "GELU",
+        Activation::GeluTanh => "GELU (tanh)",
+        Activation::Silu => "SiLU",
+        Activation::Relu => "ReLU",
+    };
+    let heads = if a.heads == a.kv_heads {
+        format!("{} heads of {}", a.heads, a.head_dim)
+    } else {
+        format!("{} heads of {} over {} KV heads", a.heads, a.head_dim, a.kv_heads)
+    };
+    format!(
+        "{} layers, dim {}, {heads}, {}{activation} MLP {}, {norm}, {position}, vocabulary {} ({} head), context {}",
+        a.layers,
+        a.dim,
+        if a.gated { "gated " } else { "" },
+        a.hidden,
+        a.vocab,
+        if a.tied_head { "tied" } else { "own" },
+        a.context
+    )
+}
+
+/// A tensor's name as users read it.
+pub fn tensor_name(spec: &TensorSpec) -> String {
+    match spec.role {
+        Role::TokenEmbedding
+        | Role::PositionEmbedding
+        | Role::RopeFrequencies
+        | Role::FinalNorm
+        | Role::FinalNormBias
+        | Role::Head => spec.role.name().into(),
+        role => format!("layer {} {}", spec.layer, role.name()),
+    }
+}

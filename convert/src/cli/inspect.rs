@@ -1,0 +1,216 @@
+//! `thumbformer inspect MODEL.thumb`: everything the head knows.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use thumbformer::Model;
+use thumbformer::arch::{Arch, Kind};
+use thumbformer::blob::header::VERSION;
+use thumbformer::blob::placement;
+
+use super::convert::{BoardFit, Ram, architecture, boards, group, print_boards, print_ram, ram, tensor_name};
+use super::model::is_blob;
+use super::{bytes, count, print_json, say};
+use crate::tokenizer::HostTokenizer;
+use crate::{Error, Result, mapped};
+
+/// Show what a .thumb file holds and what it needs
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// The .thumb file
+    pub model: PathBuf,
+    /// List every tensor
+    #[arg(long)]
+    pub tensors: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    version: u32,
+    bytes: u64,
+    checksum: String,
+    layout: &'static str,
+    group: u32,
+    architecture: Architecture,
+    parameters: u64,
+    start_token: Option<u32>,
+    end_tokens: Vec<u32>,
+    tokenizer_bytes: u64,
+    tokenizer: Option<String>,
+    prompt_format: Option<(Vec<u32>, Vec<u32>)>,
+    ram: Vec<Ram>,
+    boards: Vec<BoardFit>,
+    tensors: Vec<TensorRow>,
+}
+
+#[derive(Serialize)]
+struct Architecture {
+    summary: String,
+    vocab: u32,
+    dim: u32,
+    layers: u32,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    hidden: u32,
+    context: u32,
+    norm: String,
+    norm_eps: f32,
+    position: String,
+    rotary_dim: u32,
+    activation: String,
+    gated: bool,
+    norm_bias: bool,
+    qkv_bias: bool,
+    attention_out_bias: bool,
+    mlp_bias: bool,
+    tied_head: bool,
+    attention_scale: f32,
+}
+
+#[derive(Serialize)]
+struct TensorRow {
+    role: &'static str,
+    layer: u32,
+    kind: &'static str,
+    rows: u32,
+    cols: u32,
+    offset: u64,
+    bytes: u64,
+    /// The power of two that all scales share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    factor: Option<f32>,
+}
+
+impl From<&Arch> for Architecture {
+    fn from(a: &Arch) -> Self {
+        let lower = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+        Self {
+            summary: architecture(a),
+            vocab: a.vocab,
+            dim: a.dim,
+            layers: a.layers,
+            heads: a.heads,
+            kv_heads: a.kv_heads,
+            head_dim: a.head_dim,
+            hidden: a.hidden,
+            context: a.context,
+            norm: lower(&a.norm),
+            norm_eps: a.norm_eps,
+            position: lower(&a.position),
+            rotary_dim: a.rotary_dim,
+            activation: lower(&a.activation),
+            gated: a.gated,
+            norm_bias: a.biases.norm,
+            qkv_bias: a.biases.qkv,
+            attention_out_bias: a.biases.attention_out,
+            mlp_bias: a.biases.mlp,
+            tied_head: a.tied_head,
+            attention_scale: a.attention_scale,
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The file cannot be read, or is no valid blob.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let path = &arguments.model;
+    let blob = mapped::open(path)?;
+    if !is_blob(path) {
+        return Err(Error::format(path, "not a .thumb file; make one with `convert`"));
+    }
+    let model = Model::new(&blob).map_err(|source| Error::Blob { path: path.clone(), source })?;
+    let header = model.header();
+    let tensors = placement(&header.arch, header.packing, header.tokenizer_len).map(|placed| {
+        let spec = placed.spec;
+        TensorRow {
+            role: spec.role.name(),
+            layer: spec.layer,
+            kind: if spec.kind == Kind::Matrix { "int8" } else { "f32" },
+            rows: spec.rows,
+            cols: spec.cols,
+            offset: placed.offset,
+            bytes: placed.len + placed.scales_len,
+            factor: model.matrix(spec.role, spec.layer).map(|m| m.factor()),
+        }
+    });
+    let tokenizer = model.tokenizer().map(|t| HostTokenizer::new(*t));
+    let report = Report {
+        version: VERSION,
+        bytes: header.file_len,
+        checksum: format!("{:08x}", header.content_crc),
+        layout: header.packing.layout.name(),
+        group: header.packing.group,
+        architecture: (&header.arch).into(),
+        parameters: header.arch.parameters(),
+        start_token: header.special.start,
+        end_tokens: header.special.end().to_vec(),
+        tokenizer_bytes: header.tokenizer_len,
+        tokenizer: tokenizer.as_ref().map(HostTokenizer::describe),
+        prompt_format: model.tokenizer().and_then(|t| t.prompt_format()).map(|(a, b)| (a.collect(), b.collect())),
+        ram: ram(header),
+        boards: boards(header),
+        tensors: tensors.collect(),
+    };
+    if arguments.json {
+        return print_json(&report);
+    }
+    report.print(arguments, &model)
+}
+
+impl Report {
+    fn print(&self, arguments: &Arguments, model: &Model<'_>) -> Result<()> {
+        say!("{}", arguments.model.display())?;
+        say!("  format      version {}, {}, checksum {}", self.version, bytes(self.bytes), self.checksum)?;
+        say!("  model       {}", self.architecture.summary)?;
+        let weights: u64 = self.tensors.iter().filter(|t| t.kind == "int8").map(|t| t.bytes).sum();
+        say!(
+            "  weights     {} parameters, {} ({}, {})",
+            count(self.parameters),
+            bytes(weights),
+            self.layout,
+            group(self.group)
+        )?;
+        say!(
+            "  attention   scale {}, norm epsilon {:e}",
+            self.architecture.attention_scale,
+            self.architecture.norm_eps
+        )?;
+        let tokenizer = self.tokenizer.as_deref().unwrap_or("none: token ids only");
+        say!("  tokenizer   {tokenizer}, {}", bytes(self.tokenizer_bytes))?;
+        let name = |id: &u32| match model.tokenizer() {
+            Some(t) => format!("{id} {:?}", String::from_utf8_lossy(t.token_bytes(*id))),
+            None => id.to_string(),
+        };
+        let names = |ids: &[u32]| ids.iter().map(name).collect::<Vec<_>>().join(", ");
+        let or_none = |text: String| if text.is_empty() { "none".into() } else { text };
+        say!("  start       {}", or_none(self.start_token.iter().map(name).collect()))?;
+        say!("  end         {}", or_none(names(&self.end_tokens)))?;
+        if let Some((before, after)) = &self.prompt_format {
+            say!("  prompt      {} · text · {}", names(before), names(after))?;
+        }
+        print_ram(&self.ram)?;
+        print_boards(&self.boards)?;
+        say!(
+            "  tensors     {}{}",
+            self.tensors.len(),
+            if arguments.tensors { "" } else { " (list them with --tensors)" }
+        )?;
+        if arguments.tensors {
+            let arch = model.arch();
+            for (row, spec) in self.tensors.iter().zip(arch.tensors()) {
+                let shape =
+                    if row.kind == "f32" { row.cols.to_string() } else { format!("{} × {}", row.rows, row.cols) };
+                let (name, size) = (tensor_name(&spec), bytes(row.bytes));
+                say!("    {name:<32}{:<6}{shape:>16}{size:>12}  at {}", row.kind, row.offset)?;
+            }
+        }
+        Ok(())
+    }
+}

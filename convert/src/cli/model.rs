@@ -1,0 +1,323 @@
+//! How commands name a model and how it is run: a `.thumb` file, or a checkpoint that is converted in memory.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use memmap2::Mmap;
+use thumbformer::kernel::pool::Pool;
+use thumbformer::packing::{Layout, Packing};
+use thumbformer::{Backend, Limits, Model, Plan, Session};
+
+use super::Bar;
+use crate::engine::Engine;
+use crate::mapped;
+use crate::memory::AlignedBytes;
+use crate::pipeline::{Calibration, Options, Prepared};
+use crate::reference::Reference;
+use crate::tokenizer::HostTokenizer;
+use crate::{Error, Result};
+
+/// Columns that share a scale.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Group {
+    /// A scale for each 32 columns.
+    #[value(name = "32")]
+    G32,
+    /// A scale for each 64 columns.
+    #[value(name = "64")]
+    G64,
+    /// One scale for each row.
+    Row,
+}
+
+/// What the blob is for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Target {
+    /// AVX2, VNNI, NEON: desktops, servers, phones.
+    Simd,
+    /// Cortex-M4, M7, M33 with the DSP extension.
+    Dsp,
+}
+
+/// Which numbers a model computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// The runtime: what a device computes.
+    Int8,
+    /// The unquantized reference; needs the checkpoint.
+    F32,
+}
+
+/// How a checkpoint is to be converted.
+#[derive(Args, Clone, Debug)]
+pub struct Conversion {
+    /// Columns that share a scale
+    #[arg(long, value_enum, default_value = "32")]
+    pub group: Group,
+    /// Instruction set to lay the weights out for; every target can run every file
+    #[arg(long, value_enum, default_value = "simd")]
+    pub target: Target,
+    /// Positions to keep of the model's context
+    #[arg(long, value_name = "N")]
+    pub context: Option<u32>,
+    /// Tokenizer: tokenizer.json, tokenizer.model, meta.pkl, or a folder with one; looked for beside the weights otherwise
+    #[arg(long, value_name = "PATH")]
+    pub tokenizer: Option<PathBuf>,
+    /// Configuration in place of the config.json beside the weights
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How a request is put to the model, e.g. '<|request|>{prompt}<|call|>'; taken from the tokenizer otherwise
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Text to measure mean keys on; the model's own words otherwise
+    #[arg(long, value_name = "FILE")]
+    pub calibrate: Option<PathBuf>,
+}
+
+impl Conversion {
+    /// The library's options.
+    pub fn options(&self) -> Options {
+        let layout = match self.target {
+            Target::Simd => Layout::Rows8,
+            Target::Dsp => Layout::Dsp,
+        };
+        let group = match self.group {
+            Group::G32 => 32,
+            Group::G64 => 64,
+            Group::Row => 0,
+        };
+        Options {
+            packing: Packing { layout, group },
+            context: self.context,
+            tokenizer: self.tokenizer.clone(),
+            config: self.config.clone(),
+            prompt_format: self.format.clone(),
+            calibration: self.calibrate.clone().map_or(Calibration::Generated, Calibration::File),
+        }
+    }
+}
+
+/// How a model is to be run.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Execution {
+    /// Threads to compute with [default: the physical cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub threads: Option<u32>,
+    /// int8 as a device computes it, or the unquantized reference
+    #[arg(long, value_enum, default_value = "int8")]
+    pub precision: Precision,
+    /// Inner loops to use [default: the fastest of this processor]; the result does not depend on it
+    #[arg(long, value_parser = backend, value_name = "NAME")]
+    pub kernel: Option<Backend>,
+}
+
+fn backend(name: &str) -> Result<Backend, String> {
+    let names: Vec<_> = Backend::available().map(Backend::name).collect();
+    Backend::available().find(|b| b.name() == name).ok_or_else(|| format!("this processor has: {}", names.join(", ")))
+}
+
+impl Execution {
+    /// Threads to use.
+    pub fn threads(&self) -> usize {
+        self.threads.map_or_else(num_cpus::get_physical, |n| n as usize)
+    }
+}
+
+/// A model in memory, ready to run.
+#[derive(Debug)]
+pub struct Loaded {
+    path: PathBuf,
+    blob: Blob,
+    prepared: Option<Prepared>,
+}
+
+#[derive(Debug)]
+enum Blob {
+    Mapped(Mmap),
+    Converted(AlignedBytes),
+    /// Only the f32 reference will be used.
+    None,
+}
+
+/// Whether a path names a finished blob: by its first bytes, whatever its name.
+pub fn is_blob(path: &Path) -> bool {
+    use std::io::Read;
+    let mut magic = [0; 8];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    let named = path.extension().is_some_and(|e| e == "thumb") && path.is_file();
+    (read.is_ok() && magic == thumbformer::blob::header::MAGIC) || named
+}
+
+impl Loaded {
+    /// Maps a `.thumb` file, or converts a checkpoint in memory.
+    ///
+    /// # Errors
+    /// The runtime refuses the file, or the converter the checkpoint.
+    pub fn open(path: &Path, conversion: &Conversion, precision: Precision, quiet: bool) -> Result<Self> {
+        if is_blob(path) {
+            if precision == Precision::F32 {
+                return Err(Error::Usage(format!(
+                    "{} holds int8 weights only: --precision f32 needs the checkpoint it was made from",
+                    path.display()
+                )));
+            }
+            return Ok(Self { path: path.into(), blob: Blob::Mapped(mapped::open(path)?), prepared: None });
+        }
+        let prepared = Prepared::open(path, conversion.options())?;
+        if !quiet {
+            prepared.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        }
+        let blob = match precision {
+            Precision::F32 => Blob::None,
+            Precision::Int8 => {
+                let bar = Bar::new(prepared.recipe.arch.parameters(), "parameters", quiet);
+                Blob::Converted(prepared.to_memory(&bar)?.0)
+            }
+        };
+        Ok(Self { path: path.into(), blob, prepared: Some(prepared) })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.blob {
+            Blob::Mapped(bytes) => bytes,
+            Blob::Converted(bytes) => bytes,
+            Blob::None => &[],
+        }
+    }
+
+    /// The int8 model.
+    ///
+    /// # Errors
+    /// The runtime refuses the file.
+    pub fn model(&self) -> Result<Model<'_>> {
+        Model::new(self.bytes()).map_err(|source| Error::Blob { path: self.path.clone(), source })
+    }
+
+    /// The tokenizer, if the model has one.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn tokenizer(&self) -> Result<Option<HostTokenizer<'_>>> {
+        match &self.prepared {
+            Some(prepared) => prepared.tokenizer.as_ref().map(|t| t.tokenizer()).transpose(),
+            None => Ok(self.model()?.tokenizer().map(|t| HostTokenizer::new(*t))),
+        }
+    }
+
+    /// The tokenizer, or an error that says what to do without.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn require_tokenizer(&self) -> Result<HostTokenizer<'_>> {
+        self.tokenizer()?
+            .ok_or_else(|| Error::Usage(format!("{} has no tokenizer: give token ids with --ids", self.path.display())))
+    }
+
+    /// Tokens that end a sequence.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn end_tokens(&self) -> Result<Vec<u32>> {
+        Ok(match &self.prepared {
+            Some(prepared) => prepared.special.end().to_vec(),
+            None => self.model()?.special().end().to_vec(),
+        })
+    }
+
+    /// Runs `f` with an engine of the kind asked for. `logit_rows` is how many positions' logits it computes at a time.
+    ///
+    /// # Errors
+    /// What `f` returns; a model that does not fit this machine.
+    pub fn with_engine<T>(
+        &self,
+        execution: &Execution,
+        logit_rows: u32,
+        f: impl FnOnce(&mut dyn Engine, &Running) -> Result<T>,
+    ) -> Result<T> {
+        if execution.precision == Precision::F32 {
+            let Some(prepared) = &self.prepared else {
+                return Err(Error::Usage("--precision f32 needs a checkpoint".into()));
+            };
+            let threads = execution.threads();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let pool = pool.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?;
+            let mut reference = Reference::load(&prepared.recipe, &prepared.source.checkpoint)?;
+            let running = Running { kernel: "f32 reference", threads, cache_bytes: None, scratch_bytes: None };
+            return f(&mut InPool { reference: &mut reference, pool }, &running);
+        }
+        let model = self.model()?;
+        let backend = execution.kernel.unwrap_or_else(Backend::detect);
+        let context = model.arch().context;
+        let plan = Plan::for_header(model.header(), Limits { context, chunk: CHUNK, logit_rows })?;
+        let (mut cache, mut scratch) =
+            (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
+        let threads = execution.threads();
+        let pool = Pool::new(threads);
+        let mut session = Session::with(model, &plan, &mut cache, &mut scratch, backend, pool)?;
+        let running = Running {
+            kernel: backend.name(),
+            threads,
+            cache_bytes: Some(plan.cache_bytes()),
+            scratch_bytes: Some(plan.scratch_bytes()),
+        };
+        f(&mut session, &running)
+    }
+}
+
+/// Tokens of a prompt that hosts process at a time.
+pub const CHUNK: u32 = 128;
+
+/// How a model is being run, for statistics.
+#[derive(Clone, Copy, Debug)]
+pub struct Running {
+    /// Inner loops.
+    pub kernel: &'static str,
+    /// Threads.
+    pub threads: usize,
+    /// Bytes of the KV cache, if it is the runtime's.
+    pub cache_bytes: Option<usize>,
+    /// Bytes of scratch memory.
+    pub scratch_bytes: Option<usize>,
+}
+
+/// The reference with its own number of threads.
+struct InPool<'r> {
+    reference: &'r mut Reference,
+    pool: rayon::ThreadPool,
+}
+
+impl Engine for InPool<'_> {
+    fn arch(&self) -> &thumbformer::arch::Arch {
+        Engine::arch(self.reference)
+    }
+
+    fn context(&self) -> usize {
+        Engine::context(self.reference)
+    }
+
+    fn position(&self) -> usize {
+        Engine::position(self.reference)
+    }
+
+    fn reset(&mut self) {
+        Engine::reset(self.reference);
+    }
+
+    fn rewind(&mut self, position: usize) -> Result<()> {
+        Engine::rewind(self.reference, position)
+    }
+
+    fn prefill(&mut self, ids: &[u32], logits: &mut Vec<f32>) -> Result<()> {
+        self.pool.install(|| Engine::prefill(self.reference, ids, logits))
+    }
+
+    fn score(&mut self, ids: &[u32], visit: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
+        // `visit` stays on this thread: collect, then show.
+        let vocab = Engine::arch(self.reference).vocab as usize;
+        let mut rows = Vec::with_capacity(ids.len() * vocab);
+        let reference = &mut *self.reference;
+        self.pool.install(|| Engine::score(reference, ids, &mut |_, logits| rows.extend_from_slice(logits)))?;
+        rows.chunks(vocab).enumerate().for_each(|(i, logits)| visit(i, logits));
+        Ok(())
+    }
+}

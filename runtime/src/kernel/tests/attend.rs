@@ -1,0 +1,157 @@
+//! One query against one head's cache, from cached floats to the output.
+
+use std::vec::Vec;
+
+use fastrand::Rng;
+use proptest::prelude::*;
+
+use super::{Floats, LAYOUTS, bits, floats, lanes, quantized};
+use crate::cache::{HeadCacheMut, HeadShape, TILE};
+use crate::kernel::{Backend, Query};
+use crate::math::exp;
+use crate::packing::{Layout, QUAD, round_up};
+
+#[derive(Clone, Debug)]
+struct Problem {
+    head_dim: usize,
+    visible: usize,
+    /// Positions in the cache beyond the visible ones.
+    hidden: usize,
+    keys: Floats,
+    values: Floats,
+    query: Floats,
+    query_scale: f32,
+    seed: u64,
+}
+
+fn problems() -> impl Strategy<Value = Problem> {
+    let scale = prop_oneof![3 => 0.001f32..2.0, 1 => Just(0.0f32), 1 => Just(1e30)];
+    let shape = (1usize..=130, 1usize..=200, 0usize..70);
+    (shape, floats(), floats(), floats(), scale, any::<u64>()).prop_map(
+        |((head_dim, visible, hidden), keys, values, query, query_scale, seed)| Problem {
+            head_dim,
+            visible,
+            hidden,
+            keys,
+            values,
+            query,
+            query_scale,
+            seed,
+        },
+    )
+}
+
+/// `head_dim` floats for each visible position, and the query.
+struct Data {
+    keys: Vec<Vec<f32>>,
+    values: Vec<Vec<f32>>,
+    query: Vec<f32>,
+}
+
+impl Problem {
+    fn data(&self) -> Data {
+        let rng = &mut Rng::with_seed(self.seed);
+        let mut many = |kind: Floats| (0..self.visible).map(|_| kind.take(self.head_dim, rng)).collect();
+        let (keys, values) = (many(self.keys), many(self.values));
+        Data { keys, values, query: self.query.take(self.head_dim, rng) }
+    }
+
+    /// Streaming attention as its documentation states it, position by position.
+    fn expected(&self, data: &Data) -> Vec<f32> {
+        let dot = |a: &[i8], b: &[i8]| a.iter().zip(b).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum::<i64>();
+        let (q_scale, query) = quantized(&data.query);
+        let q_scale = q_scale * self.query_scale;
+        let (mut m, mut l, mut o) = (f32::NEG_INFINITY, 0f32, std::vec![0f32; self.head_dim]);
+        for tile in 0..self.visible.div_ceil(TILE) {
+            let positions = tile * TILE..self.visible.min((tile + 1) * TILE);
+            let keys = data.keys[positions.clone()].iter().map(|k| quantized(k));
+            let s: Vec<f32> = keys.map(|(scale, k)| dot(&query, &k) as f32 * (scale * q_scale)).collect();
+            let new_m = s.iter().fold(m, |m, &s| m.max(s));
+            let c = exp(m - new_m);
+            m = new_m;
+            let p: Vec<f32> = s.iter().map(|s| exp(s - m)).collect();
+            l = l * c + lanes(p.iter().copied());
+            let values: Vec<(f32, Vec<i8>)> = data.values[positions].iter().map(|v| quantized(v)).collect();
+            let w: Vec<f32> = p.iter().zip(&values).map(|(p, (scale, _))| p * scale).collect();
+            let (w_scale, w) = quantized(&w);
+            for (i, o) in o.iter_mut().enumerate() {
+                let column: Vec<i8> = values.iter().map(|(_, v)| v[i]).collect();
+                *o = *o * c + dot(&w, &column) as f32 * w_scale;
+            }
+        }
+        o.iter().map(|o| o * (1.0 / l)).collect()
+    }
+
+    /// Caches everything in buffers full of garbage and attends.
+    fn run(&self, data: &Data, backend: Backend, layout: Layout) -> Vec<f32> {
+        let rng = &mut Rng::with_seed(!self.seed);
+        let shape =
+            HeadShape { layout, head_dim: self.head_dim, positions: round_up(self.visible + self.hidden, TILE) };
+        let mut bytes = |n: usize| (0..n).map(|_| rng.u8(..)).collect::<Vec<u8>>();
+        let (mut keys, mut values) = (bytes(shape.keys()), bytes(shape.values()));
+        let mut garbage = || (0..shape.positions).map(|_| Floats::Broken.take(1, rng)[0]).collect::<Vec<f32>>();
+        let (mut key_scales, mut value_scales) = (garbage(), garbage());
+        let mut cache = HeadCacheMut {
+            shape,
+            keys: &mut keys,
+            values: &mut values,
+            key_scales: &mut key_scales,
+            value_scales: &mut value_scales,
+        };
+        let mut room = std::vec![0x55i8; round_up(self.head_dim, QUAD)];
+        for (position, (key, value)) in data.keys.iter().zip(&data.values).enumerate() {
+            // Something else was here before a rewind.
+            cache.write(backend, position, value, key, &mut room);
+            cache.write(backend, position, key, value, &mut room);
+        }
+        let (mut scale, mut sum) = ([0f32], [0i32]);
+        backend.quantize(&data.query, self.head_dim, &mut room, &mut scale, &mut sum);
+        let query = Query { values: &room, sum: sum[0], scale: scale[0] * self.query_scale, visible: self.visible };
+        let mut out = std::vec![f32::NAN; self.head_dim];
+        backend.attend(&cache.view(), &query, &mut out);
+        out
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_backend_and_layout_attends_as_documented(p in problems()) {
+        let data = p.data();
+        let expected = bits(&p.expected(&data));
+        for layout in LAYOUTS {
+            for backend in Backend::available() {
+                let found = p.run(&data, backend, layout);
+                prop_assert_eq!(bits(&found), &expected[..], "{} {:?}", backend.name(), layout);
+            }
+        }
+    }
+}
+
+/// That the formula above is attention at all: against softmax in f64, within what eight bits lose.
+#[test]
+fn attention_is_close_to_softmax() {
+    for (head_dim, visible) in [(1, 1), (6, 31), (16, 33), (64, 200), (130, 97)] {
+        let p = Problem {
+            head_dim,
+            visible,
+            hidden: 0,
+            keys: Floats::Usual,
+            values: Floats::Usual,
+            query: Floats::Usual,
+            query_scale: 1.0 / (head_dim as f32).sqrt(),
+            seed: 3,
+        };
+        let data = p.data();
+        let f64s = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+        let query = f64s(&data.query);
+        let score =
+            |k: &Vec<f32>| query.iter().zip(f64s(k)).map(|(q, k)| q * k).sum::<f64>() * f64::from(p.query_scale);
+        let p_j: Vec<f64> = data.keys.iter().map(|k| score(k).exp()).collect();
+        let total: f64 = p_j.iter().sum();
+        for (i, y) in p.run(&data, Backend::detect(), Layout::Rows8).iter().enumerate() {
+            let exact = p_j.iter().zip(&data.values).map(|(p, v)| p * f64::from(v[i])).sum::<f64>() / total;
+            // Values reach 4, keys and queries are rounded to 1/127 of that.
+            assert!((f64::from(*y) - exact).abs() < 0.2, "{head_dim} {visible}: {y} {exact}");
+        }
+    }
+}

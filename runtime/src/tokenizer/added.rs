@@ -1,0 +1,187 @@
+//! Added tokens: fixed strings that are cut out of the text before anything else happens to it.
+//!
+//! As in Hugging Face's library, the longest of the leftmost matches wins, tokens may take white space beside them
+//! along, and normalized tokens are looked for in what the others leave.
+
+use super::encode::fold_space;
+use super::section::{Added, AddedFlags, Kind, Prefix, Section};
+use super::unicode::is_space;
+
+/// A piece of text, perhaps with a space before it that is not in the text.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece<'t> {
+    pub(super) space: bool,
+    pub(super) text: &'t str,
+}
+
+/// What a text consists of as far as added tokens are concerned.
+pub(super) enum Part<'t> {
+    /// Text between added tokens, not empty.
+    Piece(Piece<'t>),
+    /// An added token.
+    Token(u32),
+}
+
+/// Cuts the added tokens of one class out of a piece.
+pub(super) struct Parts<'e, 'a, 't> {
+    section: &'e Section<'a>,
+    added: &'e Added<'a>,
+    /// Special tokens are text.
+    skip_special: bool,
+    /// The tokens are looked for after the leading space and folded spaces came about.
+    normalized: bool,
+    /// The rest of the piece begins with the space before it.
+    space: bool,
+    text: &'t str,
+    /// Where the part to be returned next begins.
+    start: usize,
+    /// Where the search goes on: before `start` if a token took white space along.
+    from: usize,
+    /// The token after the piece that was returned last.
+    pending: Option<u32>,
+}
+
+impl<'e, 'a, 't> Parts<'e, 'a, 't> {
+    pub(super) fn new(section: &'e Section<'a>, added: &'e Added<'a>, piece: Piece<'t>, parse_special: bool) -> Self {
+        Parts {
+            section,
+            added,
+            skip_special: !parse_special,
+            normalized: core::ptr::eq(added, &section.added[1]),
+            space: piece.space,
+            text: piece.text,
+            start: 0,
+            from: 0,
+            pending: None,
+        }
+    }
+
+    /// A normalized token was itself normalized: where every piece gets a space, it begins with one.
+    fn spaced(&self) -> bool {
+        self.normalized && self.section.header.prefix == Prefix::Always
+    }
+
+    /// The next token and the part of the text that it takes.
+    fn find(&mut self) -> Option<(u32, usize, usize)> {
+        if self.added.ids.len() == 0 {
+            return None;
+        }
+        let spaced = self.spaced();
+        if spaced
+            && self.space
+            && self.from == 0
+            && let Some((index, len)) = self.longest(self.text)
+        {
+            self.from = len;
+            if let Some(found) = self.accept(index, 0, len) {
+                self.space = false;
+                return Some(found);
+            }
+        }
+        let fold = self.normalized && self.section.header.kind == Kind::CharBpe;
+        while let Some(rest) = self.text.get(self.from..) {
+            let c = rest.chars().next()?;
+            let at = self.from;
+            self.from += c.len_utf8();
+            let body = if !spaced {
+                rest
+            } else if fold_space(fold, c) == ' ' {
+                rest.get(c.len_utf8()..).unwrap_or_default()
+            } else {
+                continue;
+            };
+            if let Some((index, len)) = self.longest(body) {
+                let end = at + (rest.len() - body.len()) + len;
+                self.from = end;
+                if let Some(found) = self.accept(index, at, end) {
+                    return Some(found);
+                }
+            }
+        }
+        None
+    }
+
+    /// Applies the token's flags to a match at `start..end`; `None` if it is to be left as text.
+    fn accept(&self, index: usize, start: usize, end: usize) -> Option<(u32, usize, usize)> {
+        let id = self.added.ids.get(index)?;
+        if self.skip_special && self.section.is_special(id) {
+            return None;
+        }
+        let flags = AddedFlags(self.added.flags.get(index).copied().unwrap_or_default());
+        let (mut start, mut end) = (start, end);
+        if flags.has(AddedFlags::LSTRIP) {
+            let before = self.text.get(..start).unwrap_or_default();
+            start = before.trim_end_matches(is_space).len().max(self.start);
+        }
+        if flags.has(AddedFlags::RSTRIP) {
+            let after = self.text.get(end..).unwrap_or_default();
+            end = self.text.len() - after.trim_start_matches(is_space).len();
+        }
+        Some((id, start, end))
+    }
+
+    /// The longest token that `text` begins with: its index and its length there.
+    fn longest(&self, text: &str) -> Option<(usize, usize)> {
+        let first = text.bytes().next()?;
+        let fold = self.normalized && self.section.header.kind == Kind::CharBpe;
+        let listed =
+            self.added.first_bytes.get(usize::from(first / 32)).is_some_and(|bits| bits >> (first % 32) & 1 == 1);
+        if !listed && !fold {
+            return None;
+        }
+        // The tokens that begin with what was read so far are neighbours in the sorted table.
+        let (mut low, mut high) = (0, self.added.ids.len());
+        let (mut depth, mut len) = (0, 0);
+        let mut best = None;
+        for c in text.chars() {
+            len += c.len_utf8();
+            for &byte in fold_space(fold, c).encode_utf8(&mut [0; 4]).as_bytes() {
+                low = self.bound(low, high, |token| token.get(depth) < Some(&byte));
+                high = self.bound(low, high, |token| token.get(depth) <= Some(&byte));
+                depth += 1;
+            }
+            if low == high {
+                break;
+            }
+            if self.token(low).len() == depth {
+                best = Some((low, len));
+            }
+        }
+        best
+    }
+
+    fn token(&self, index: usize) -> &'a [u8] {
+        self.added.ids.get(index).map_or(&[], |id| self.section.token(id))
+    }
+
+    /// The first of entries `low..high` for which `below` does not hold.
+    fn bound(&self, mut low: usize, mut high: usize, below: impl Fn(&[u8]) -> bool) -> usize {
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if below(self.token(middle)) { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+}
+
+impl<'t> Iterator for Parts<'_, '_, 't> {
+    type Item = Part<'t>;
+
+    fn next(&mut self) -> Option<Part<'t>> {
+        if let Some(id) = self.pending.take() {
+            return Some(Part::Token(id));
+        }
+        let (token, start, end) = match self.find() {
+            Some((id, start, end)) => (Some(id), start, end),
+            None => (None, self.text.len(), self.text.len()),
+        };
+        let text = self.text.get(self.start..start).unwrap_or_default();
+        let space = core::mem::take(&mut self.space);
+        self.start = end;
+        if space || !text.is_empty() {
+            self.pending = token;
+            return Some(Part::Piece(Piece { space, text }));
+        }
+        token.map(Part::Token)
+    }
+}

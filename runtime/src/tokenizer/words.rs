@@ -1,0 +1,127 @@
+//! Pre-tokenization: where words end.
+//!
+//! Each function is one of the well-known patterns, matched by hand at the start of what is left of a text. They take
+//! characters, not a string, because a text can begin with a space that is not in it, and they return the number of
+//! characters of the first word: 0 only at the end. Time is linear in the word and the white space after it.
+
+use super::section::{Digits, Split};
+use super::unicode::{is_digit, is_letter, is_number, is_space};
+
+/// Characters of the first word. `space_begins_word` allows cutting unsplit text before spaces.
+pub(super) fn word_len(split: Split, space_begins_word: bool, chars: impl Iterator<Item = char> + Clone) -> usize {
+    match split {
+        Split::None if space_begins_word => {
+            let spaces = run(chars.clone(), |c| c == ' ');
+            spaces + run(chars.skip(spaces), |c| c != ' ')
+        }
+        Split::None => chars.count(),
+        Split::Spaces => {
+            let mut rest = chars;
+            rest.next().map_or(0, |_| 1 + run(rest, |c| c != ' '))
+        }
+        Split::Gpt2 => gpt2(chars),
+        Split::Llama3 => llama3(chars, 3),
+        Split::Qwen2 => llama3(chars, 1),
+    }
+}
+
+/// Characters up to where a run of digits (or a single one) must be cut off.
+pub(super) fn digits_len(digits: Digits, chars: impl Iterator<Item = char> + Clone) -> usize {
+    match (digits, chars.clone().next().map(is_digit)) {
+        (_, None) => 0,
+        (Digits::Joined, _) => usize::MAX,
+        (Digits::Single, Some(true)) => 1,
+        (Digits::Apart, Some(true)) => run(chars, is_digit),
+        (_, Some(false)) => run(chars, |c| !is_digit(c)),
+    }
+}
+
+/// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+fn gpt2(chars: impl Iterator<Item = char> + Clone) -> usize {
+    let mut ahead = chars.clone();
+    let Some(first) = ahead.next() else { return 0 };
+    let second = ahead.next();
+    if let Some(len) = contraction(first, second, ahead.next(), |c| c) {
+        return len;
+    }
+    // A space belongs to what follows it, unless that is white space.
+    let (skip, start) = match second {
+        Some(second) if first == ' ' && !is_space(second) => (1, second),
+        _ => (0, first),
+    };
+    let rest = chars.clone().skip(skip);
+    if is_letter(start) {
+        skip + run(rest, is_letter)
+    } else if is_number(start) {
+        skip + run(rest, is_number)
+    } else if !is_space(start) {
+        skip + run(rest, is_other)
+    } else {
+        white_space(chars)
+    }
+}
+
+/// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+/// with `max_digits` for 3.
+fn llama3(chars: impl Iterator<Item = char> + Clone, max_digits: usize) -> usize {
+    let mut ahead = chars.clone();
+    let Some(first) = ahead.next() else { return 0 };
+    let second = ahead.next();
+    if let Some(len) = contraction(first, second, ahead.next(), fold_case) {
+        return len;
+    }
+    if is_letter(first) {
+        return run(chars, is_letter);
+    }
+    if is_number(first) {
+        return run(chars.take(max_digits), is_number);
+    }
+    if !is_newline(first) && second.is_some_and(is_letter) {
+        return 1 + run(chars.skip(1), is_letter);
+    }
+    let skip = usize::from(first == ' ' && second.is_some_and(is_other));
+    if skip == 1 || is_other(first) {
+        let others = skip + run(chars.clone().skip(skip), is_other);
+        return others + run(chars.skip(others), is_newline);
+    }
+    // White space up to its last line end, if it has one.
+    match chars.clone().take_while(|&c| is_space(c)).enumerate().filter(|&(_, c)| is_newline(c)).last() {
+        Some((last, _)) => last + 1,
+        None => white_space(chars),
+    }
+}
+
+/// `\s+(?!\S)|\s+`: the last of several white-space characters is left to the word after it.
+fn white_space(mut chars: impl Iterator<Item = char> + Clone) -> usize {
+    let len = run(chars.clone(), is_space);
+    if len > 1 && chars.nth(len).is_some() { len - 1 } else { len }
+}
+
+/// `'s|'t|'re|'ve|'m|'ll|'d`
+fn contraction(first: char, second: Option<char>, third: Option<char>, fold: fn(char) -> char) -> Option<usize> {
+    if first != '\'' {
+        return None;
+    }
+    match (second.map(fold)?, third.map(fold)) {
+        ('s' | 't' | 'm' | 'd', _) => Some(2),
+        ('r' | 'v', Some('e')) | ('l', Some('l')) => Some(3),
+        _ => None,
+    }
+}
+
+/// The case folding that matters to [`contraction`]: the long s is an s.
+fn fold_case(c: char) -> char {
+    if c == 'ſ' { 's' } else { c.to_ascii_lowercase() }
+}
+
+fn is_other(c: char) -> bool {
+    !is_space(c) && !is_letter(c) && !is_number(c)
+}
+
+fn is_newline(c: char) -> bool {
+    matches!(c, '\r' | '\n')
+}
+
+fn run(chars: impl Iterator<Item = char>, class: impl Fn(char) -> bool) -> usize {
+    chars.take_while(|&c| class(c)).count()
+}

@@ -1,0 +1,108 @@
+//! Sessions in every setting that must not show in a result.
+
+use thumbformer::workers::{Task, Workers};
+use thumbformer::{Backend, Digest, Limits, Model, Plan, Session};
+use thumbformer_convert::memory::AlignedBytes;
+
+/// Everything a caller can choose without changing a result.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Which inner loops.
+    pub backend: Backend,
+    /// Tokens of a prompt at a time.
+    pub chunk: u32,
+    /// Rows of logits at a time.
+    pub logit_rows: u32,
+    /// What the buffers hold beforehand, repeated.
+    pub dirt: [u8; 4],
+}
+
+impl Setting {
+    /// The setting that defines results: portable code, a token at a time, clean buffers.
+    pub const REFERENCE: Self = Self { backend: Backend::PORTABLE, chunk: 1, logit_rows: 1, dirt: [0; 4] };
+
+    /// Memory for a session of `context` positions, dirty.
+    pub fn buffers(&self, model: &Model<'_>, context: u32) -> Buffers {
+        let limits = Limits { context, chunk: self.chunk, logit_rows: self.logit_rows };
+        let plan = Plan::for_header(model.header(), limits).expect("limits within the model's");
+        let dirty = |bytes| {
+            let mut buffer = AlignedBytes::zeroed(bytes);
+            buffer.iter_mut().zip(self.dirt.iter().cycle()).for_each(|(byte, dirt)| *byte = *dirt);
+            buffer
+        };
+        Buffers { cache: dirty(plan.cache_bytes()), scratch: dirty(plan.scratch_bytes()), plan }
+    }
+}
+
+/// A session's memory.
+#[derive(Debug)]
+pub struct Buffers {
+    /// Its plan.
+    pub plan: Plan,
+    /// The KV cache.
+    pub cache: AlignedBytes,
+    /// Scratch.
+    pub scratch: AlignedBytes,
+}
+
+impl Buffers {
+    /// A session in these buffers.
+    pub fn session<'m, 'b, W: Workers + Sync>(
+        &'b mut self,
+        model: Model<'m>,
+        backend: Backend,
+        workers: W,
+    ) -> Session<'m, 'b, W> {
+        let (cache, scratch) = (&mut self.cache[..], &mut self.scratch[..]);
+        Session::with(model, &self.plan, cache, scratch, backend, workers).expect("buffers of the planned sizes")
+    }
+}
+
+/// The digest of the logits behind each token: where two runs part shows at which token they do.
+pub type Trace = Vec<u64>;
+
+/// One position's entry of a [`Trace`].
+pub fn digest(logits: &[f32]) -> u64 {
+    let mut digest = Digest::new();
+    digest.update(logits);
+    digest.value()
+}
+
+/// A trace's digest of all, for a table.
+pub fn combine(trace: &[u64]) -> u64 {
+    trace.iter().fold(0xCBF2_9CE4_8422_2325, |all, one| (all ^ one).wrapping_mul(0x100_0000_01B3).rotate_left(29))
+}
+
+/// The trace of `ids` by [`Session::score`], behind what the session holds.
+pub fn score<W: Workers + Sync>(session: &mut Session<'_, '_, W>, ids: &[u32]) -> Trace {
+    let mut trace = Trace::new();
+    let visit = |index: usize, logits: &[f32]| {
+        assert_eq!(index, trace.len());
+        trace.push(digest(logits));
+    };
+    session.score(ids, visit).expect("tokens that fit");
+    assert_eq!(trace.len(), ids.len());
+    trace
+}
+
+/// What defines the result: [`Setting::REFERENCE`], step by step.
+pub fn reference(model: Model<'_>, ids: &[u32]) -> Trace {
+    let setting = Setting::REFERENCE;
+    let mut buffers = setting.buffers(&model, model.arch().context);
+    let mut session = buffers.session(model, setting.backend, thumbformer::workers::Serial);
+    ids.iter().map(|&id| digest(session.step(id).expect("tokens that fit"))).collect()
+}
+
+/// As many workers as no thread runs: the caller does all tasks, in reverse order.
+#[derive(Clone, Copy, Debug)]
+pub struct Backwards(pub usize);
+
+impl Workers for Backwards {
+    fn count(&self) -> usize {
+        self.0
+    }
+
+    fn run(&self, tasks: &mut [Task<'_>]) {
+        tasks.iter_mut().rev().for_each(|task| task());
+    }
+}

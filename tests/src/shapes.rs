@@ -1,0 +1,70 @@
+//! Models with random weights in shapes that leave remainders everywhere.
+
+use thumbformer::arch::{Activation, Arch, Biases, Norm, Position};
+use thumbformer::packing::{Layout, Packing};
+use thumbformer_convert::memory::AlignedBytes;
+use thumbformer_convert::synthetic::{Synthetic, gpt2, llama};
+
+/// Both interleavings.
+pub const LAYOUTS: [Layout; 2] = [Layout::Rows8, Layout::Dsp];
+/// Every group size there is: 32 and 64 columns, whole rows.
+pub const GROUPS: [u32; 3] = [32, 64, 0];
+
+/// The shapes by name. Contexts hold at least 70 positions: three tiles of the cache, the last one in part.
+pub fn shapes() -> Vec<(&'static str, Arch)> {
+    let scaled = |arch: Arch| Arch { attention_scale: 1.0 / (arch.head_dim as f32).sqrt(), ..arch };
+    let all = Biases { norm: true, qkv: true, attention_out: true, mlp: true };
+    vec![
+        ("llama", llama(128, 32, 2, 4, 2, 64, 96)),
+        ("llama, untied", Arch { tied_head: false, ..llama(96, 48, 3, 6, 6, 80, 80) }),
+        ("ragged", scaled(Arch { head_dim: 6, rotary_dim: 6, ..llama(101, 45, 1, 3, 1, 92, 75) })),
+        (
+            "odd",
+            scaled(Arch {
+                head_dim: 7,
+                rotary_dim: 4,
+                norm: Norm::Layer,
+                activation: Activation::Gelu,
+                biases: all,
+                tied_head: false,
+                ..llama(67, 33, 2, 5, 5, 31, 71)
+            }),
+        ),
+        ("smallest", scaled(Arch { head_dim: 2, rotary_dim: 2, ..llama(1, 1, 1, 1, 1, 1, 70) })),
+        ("wide head", scaled(Arch { head_dim: 130, rotary_dim: 130, ..llama(77, 100, 1, 2, 1, 200, 70) })),
+        ("gpt2", gpt2(101, 36, 2, 4, 75)),
+        (
+            "plain",
+            scaled(Arch {
+                head_dim: 6,
+                position: Position::Learned,
+                rotary_dim: 0,
+                activation: Activation::Relu,
+                gated: false,
+                ..llama(101, 30, 2, 6, 3, 92, 75)
+            }),
+        ),
+    ]
+}
+
+/// Every shape in every group size and, if `both`, in both layouts, else in the first.
+pub fn blobs(both: bool) -> impl Iterator<Item = (String, AlignedBytes)> {
+    let layouts = if both { &LAYOUTS[..] } else { &LAYOUTS[..1] };
+    shapes().into_iter().flat_map(move |(name, arch)| {
+        GROUPS.into_iter().flat_map(move |group| {
+            layouts.iter().map(move |&layout| {
+                (format!("{name}, group {group}, {}", layout.name()), blob(arch, Packing { layout, group }))
+            })
+        })
+    })
+}
+
+/// A blob with random weights.
+pub fn blob(arch: Arch, packing: Packing) -> AlignedBytes {
+    Synthetic { arch, seed: 1 }.blob(packing).expect("a valid shape")
+}
+
+/// `count` token ids that visit the vocabulary without a pattern.
+pub fn ids(vocab: u32, count: usize) -> Vec<u32> {
+    (0..count as u32).map(|i| (i * i * 7 + i * 3 + i / 5 + 1) % vocab).collect()
+}
