@@ -16,8 +16,8 @@ fn session(c: &mut Criterion) {
     let model = subject.model().expect("a valid blob");
     let mut group = c.benchmark_group("15M");
 
-    group.throughput(Throughput::Bytes(subject.blob.len() as u64));
-    group.bench_function("load", |b| b.iter(|| black_box(Model::new(black_box(&subject.blob)).is_ok())));
+    group.throughput(Throughput::Bytes(subject.blob().len() as u64));
+    group.bench_function("load", |b| b.iter(|| black_box(Model::new(black_box(subject.blob())).is_ok())));
 
     let mut buffers = Buffers::new(&model, 320, 128).expect("a valid plan");
     let ids = prompt(model.arch().vocab, 256);

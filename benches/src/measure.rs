@@ -290,7 +290,7 @@ mod tests {
         let timings = time(&model, &mut buffers, &settings, rounds).unwrap();
         assert_eq!(timings.len(), 3);
         assert!(timings.iter().all(|t| t.prefill > Duration::ZERO && t.step > Duration::ZERO));
-        assert!(load(&subject.blob, rounds).unwrap() > Duration::ZERO);
+        assert!(load(subject.blob(), rounds).unwrap() > Duration::ZERO);
     }
 
     #[test]

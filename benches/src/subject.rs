@@ -1,7 +1,6 @@
 //! What is measured: a ladder of generated LLaMA shapes, or a `.thumb` file; and what a token of it costs.
 
-use std::fs::File;
-use std::io::Read;
+use std::ops::Deref;
 use std::path::Path;
 
 use anyhow::Context;
@@ -9,7 +8,7 @@ use thumbformer::Model;
 use thumbformer::arch::{Arch, Kind, Role};
 use thumbformer::blob::placement;
 use thumbformer::packing::{Layout, Packing};
-use thumbformer_convert::memory::AlignedBytes;
+use thumbformer_convert::mapped;
 use thumbformer_convert::synthetic::{self, Synthetic};
 
 /// Positions of the generated models.
@@ -49,13 +48,11 @@ impl Shape {
     }
 }
 
-/// A model in memory and what to call it.
-#[derive(Debug)]
+/// A model's bytes, generated or mapped, and what to call it.
 pub struct Subject {
     /// Name in tables.
     pub name: String,
-    /// The file's bytes.
-    pub blob: AlignedBytes,
+    blob: Box<dyn Deref<Target = [u8]>>,
 }
 
 impl Subject {
@@ -65,24 +62,22 @@ impl Subject {
     /// None that the ladder's shapes can cause.
     pub fn generate(shape: &Shape, layout: Layout, group: u32) -> anyhow::Result<Self> {
         let blob = Synthetic { arch: shape.arch(), seed: 1 }.blob(Packing { layout, group })?;
-        Ok(Self { name: shape.name.to_owned(), blob })
+        Ok(Self { name: shape.name.to_owned(), blob: Box::new(blob) })
     }
 
-    /// A `.thumb` file.
+    /// A `.thumb` file, mapped.
     ///
     /// # Errors
-    /// It cannot be read. Whether it is a model is for [`Model::new`] to say.
+    /// It cannot be opened. Whether it is a model is for [`Model::new`] to say.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let read = || {
-            let mut file = File::open(path)?;
-            let too_large = |_| std::io::Error::from(std::io::ErrorKind::FileTooLarge);
-            let mut blob = AlignedBytes::zeroed(usize::try_from(file.metadata()?.len()).map_err(too_large)?);
-            file.read_exact(&mut blob)?;
-            std::io::Result::Ok(blob)
-        };
-        let blob = read().with_context(|| format!("cannot read {}", path.display()))?;
+        let blob = mapped::open(path)?;
         let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        Ok(Self { name, blob })
+        Ok(Self { name, blob: Box::new(blob) })
+    }
+
+    /// The file's bytes.
+    pub fn blob(&self) -> &[u8] {
+        &self.blob
     }
 
     /// The checked model.

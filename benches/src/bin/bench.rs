@@ -225,7 +225,7 @@ fn measure_subject(
     }
     let mut buffers = Buffers::new(&model, context, options.chunk)?;
     let timings = measure::time(&model, &mut buffers, &settings, options.rounds())?;
-    let load = measure::load(&subject.blob, options.rounds())?;
+    let load = measure::load(subject.blob(), options.rounds())?;
 
     for (setting, timing) in settings.iter().zip(timings) {
         let (prefill, step) = (timing.prefill.as_secs_f64(), timing.step.as_secs_f64());
@@ -253,7 +253,7 @@ fn measure_subject(
             first_token_ms: 1e3 * prefill,
             load_ms: 1e3 * load.as_secs_f64(),
             rss_mib: rss,
-            file_mib: mib(subject.blob.len() as u64),
+            file_mib: mib(subject.blob().len() as u64),
             digest: format!("{:016x}", digest.value()),
         });
     }
@@ -267,7 +267,7 @@ fn memory(subject: &Subject, options: &Options) -> anyhow::Result<Option<f64>> {
         return Ok(None);
     }
     let mut file = tempfile::Builder::new().suffix(".thumb").tempfile()?;
-    file.write_all(&subject.blob).with_context(|| format!("cannot write {}", file.path().display()))?;
+    file.write_all(subject.blob()).with_context(|| format!("cannot write {}", file.path().display()))?;
     let mut child = Command::new(std::env::current_exe()?);
     child.arg(file.path()).arg("--memory-only").args(["--steps", &options.steps.to_string()]);
     child.args(["--chunk", &options.chunk.to_string()]);
