@@ -129,6 +129,20 @@ impl Config {
         Ok(fields.map(|fields| Config::new(&self.path, prefix, fields.clone())))
     }
 
+    /// A list of objects; their fields are named `field[0].…` in errors.
+    ///
+    /// # Errors
+    /// Absent, or another type.
+    pub fn objects(&self, field: &str) -> Result<Vec<Config>> {
+        let list = self.get(field).and_then(Value::as_array);
+        let objects = list.and_then(|list| list.iter().map(Value::as_object).collect::<Option<Vec<_>>>());
+        let objects = objects.ok_or_else(|| self.error(field, "a list of objects"))?;
+        let named = objects.into_iter().enumerate().map(|(index, fields)| {
+            Config::new(&self.path, format!("{}{field}[{index}].", self.prefix), fields.clone())
+        });
+        Ok(named.collect())
+    }
+
     /// One token id or a list of them; -1, which some configurations write for "none", is left out.
     ///
     /// # Errors

@@ -74,12 +74,21 @@ pub enum Error {
     /// The runtime cannot go on.
     #[error(transparent)]
     Session(#[from] thumbformer::SessionError),
+    /// A text cannot be tokenized.
+    #[error("tokenizing: {0}")]
+    Encode(thumbformer::tokenizer::EncodeError),
     /// Standard output cannot be written.
     #[error("standard output: {0}")]
     Output(std::io::Error),
     /// What was asked for contradicts itself, the model, or what is on disk.
     #[error("{0}")]
     Usage(String),
+}
+
+impl From<thumbformer::tokenizer::EncodeError> for Error {
+    fn from(error: thumbformer::tokenizer::EncodeError) -> Self {
+        Error::Encode(error)
+    }
 }
 
 impl Error {

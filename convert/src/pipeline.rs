@@ -13,13 +13,14 @@ use thumbformer::Model;
 use thumbformer::arch::{Arch, Role, TensorSpec};
 use thumbformer::blob::header::{HEADER_BYTES, MAX_END_TOKENS, SpecialTokens};
 use thumbformer::packing::{Layout, Packing};
+use thumbformer::tokenizer::EncodeOptions;
 
 use crate::calibrate::{self, Text};
 use crate::memory::AlignedBytes;
 use crate::output::Output;
 use crate::recipe::Recipe;
 use crate::source::{Overrides, Source};
-use crate::tokenizer::{self, PackedTokenizer};
+use crate::tokenizer::{self, Packed};
 use crate::writer::{Plan, TensorReport, Weights};
 use crate::{Error, Result, family, mapped};
 
@@ -75,7 +76,7 @@ pub struct Prepared {
     /// The architecture and where its tensors come from.
     pub recipe: Recipe,
     /// The packed tokenizer.
-    pub tokenizer: Option<PackedTokenizer>,
+    pub tokenizer: Option<Packed>,
     /// Tokens that start and end sequences.
     pub special: SpecialTokens,
     /// Things the user should know, one line each.
@@ -227,7 +228,7 @@ impl Prepared {
                     return Err(Error::Usage("a calibration text needs a tokenizer: none was found".into()));
                 };
                 let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-                let ids = tokenizer.encode(&text, true)?;
+                let ids = tokenizer::encode(&tokenizer.tokenizer()?, &text, EncodeOptions::default())?;
                 if ids.is_empty() {
                     return Err(Error::format(path, "is empty, expected text to measure mean keys on"));
                 }
@@ -313,15 +314,10 @@ impl Weights for Streamed<'_> {
     }
 }
 
-fn open_tokenizer(
-    source: &Source,
-    options: &Options,
-    arch: &Arch,
-    notes: &mut Vec<String>,
-) -> Result<Option<PackedTokenizer>> {
+fn open_tokenizer(source: &Source, options: &Options, arch: &Arch, notes: &mut Vec<String>) -> Result<Option<Packed>> {
     let found = match &options.tokenizer {
         Some(path) => Some(tokenizer::load(path)?),
-        None => tokenizer::find(&source.folder).map(|files| tokenizer::load_files(&files)).transpose()?,
+        None => tokenizer::find(&source.folder).map(|file| tokenizer::load(&file)).transpose()?,
     };
     let Some(mut packed) = found else {
         if options.prompt_format.is_some() {
@@ -330,14 +326,7 @@ fn open_tokenizer(
         notes.push("no tokenizer beside the weights: the model takes and gives token ids only".into());
         return Ok(None);
     };
-    if packed.vocab > arch.vocab {
-        return Err(Error::Usage(format!(
-            "{}: the tokenizer has {} tokens, the model only {}: they do not belong together",
-            packed.path.display(),
-            packed.vocab,
-            arch.vocab
-        )));
-    }
+    packed.check_vocab(arch.vocab)?;
     if let Some(format) = &options.prompt_format {
         packed = packed.with_prompt_format(format)?;
     }
@@ -349,12 +338,13 @@ fn open_tokenizer(
 fn special_tokens(
     source: &Source,
     arch: &Arch,
-    tokenizer: Option<&PackedTokenizer>,
+    tokenizer: Option<&Packed>,
     notes: &mut Vec<String>,
 ) -> Result<SpecialTokens> {
     let named = source.special_tokens(arch.vocab)?;
-    let start = named.bos.or(tokenizer.and_then(|t| t.bos));
-    let mut end = if named.eos.is_empty() { tokenizer.and_then(|t| t.eos).into_iter().collect() } else { named.eos };
+    let tokenizer = tokenizer.map(Packed::tokenizer).transpose()?;
+    let start = named.bos.or(tokenizer.and_then(|t| t.bos()));
+    let mut end = if named.eos.is_empty() { tokenizer.and_then(|t| t.eos()).into_iter().collect() } else { named.eos };
     if end.is_empty() {
         notes
             .push("no end token is named: generation stops at the token limit, a stop string or a full context".into());

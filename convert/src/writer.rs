@@ -1,7 +1,7 @@
 //! Writes a blob: head, tensor table, tokenizer, and every tensor quantized as it streams by.
 //!
 //! The place of every byte is known beforehand ([`thumbformer::blob::placement`]), so the file is written front to back
-//! and never held in memory. The head comes last: until [`seal`] has written it, the file is no blob.
+//! and never held in memory. The head comes last: until [`Plan::seal`] has written it, the file is no blob.
 
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;

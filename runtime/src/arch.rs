@@ -264,7 +264,11 @@ impl Arch {
         rule!(self.context >= 1 && self.context <= MAX_CONTEXT, "context", "in 1..=1048576");
         rule!(self.norm_eps.is_finite() && self.norm_eps >= 0.0, "norm_eps", "finite and not negative");
         rule!(self.attention_scale.is_finite() && self.attention_scale > 0.0, "attention_scale", "finite and positive");
-        rule!(self.rotary_dim.is_multiple_of(2) && self.rotary_dim <= self.head_dim, "rotary_dim", "even and at most head_dim");
+        rule!(
+            self.rotary_dim.is_multiple_of(2) && self.rotary_dim <= self.head_dim,
+            "rotary_dim",
+            "even and at most head_dim"
+        );
         rule!(
             matches!(self.position, Position::Rope) == (self.rotary_dim > 0),
             "rotary_dim",

@@ -12,7 +12,7 @@
 use crate::arch::Arch;
 use crate::kernel::Backend;
 use crate::packing::{Layout, QUAD, round_up};
-use crate::plan::Plan;
+use crate::plan::{Plan, aligned};
 
 /// Positions that attention takes at a time.
 pub(crate) const TILE: usize = 32;
@@ -151,12 +151,12 @@ pub(crate) struct Cache<'b> {
 }
 
 impl<'b> Cache<'b> {
-    /// Cuts a buffer of at least [`Plan::cache_bytes`] bytes; `None` if it is smaller or not aligned for f32.
+    /// Cuts a buffer of at least [`Plan::cache_bytes`] bytes; `None` if it is smaller.
     pub(crate) fn carve(plan: &Plan, buffer: &'b mut [u8]) -> Option<Self> {
         let shape = plan.head_shape();
         let (kv_heads, heads) =
             (plan.arch().kv_heads as usize, plan.arch().kv_heads as usize * plan.arch().layers as usize);
-        let buffer = buffer.get_mut(..plan.cache_bytes())?;
+        let buffer = aligned(buffer.get_mut(..plan.cache_bytes())?)?;
         let (scales, rest) = buffer.split_at_mut_checked(2 * heads * shape.positions * size_of::<f32>())?;
         let scales: &mut [f32] = bytemuck::try_cast_slice_mut(scales).ok()?;
         let (key_scales, value_scales) = scales.split_at_mut_checked(heads * shape.positions)?;

@@ -1,4 +1,55 @@
 //! int8 transformers in `no_std` Rust: the same bits on a microcontroller and on the desktop.
+//!
+//! This crate executes a `.thumb` file, which the `convert` program makes of a trained checkpoint: the architecture, the
+//! tokenizer and the int8 weights, used where they lie, in flash or in a memory map. It needs no allocator and no
+//! standard library.
+//!
+//! ```
+//! use thumbformer::{Limits, Model, Plan, Session, decode::argmax};
+//!
+//! # #[derive(Debug)] struct Failed;
+//! # impl<T: std::error::Error> From<T> for Failed { fn from(_: T) -> Self { Failed } }
+//! fn answer(blob: &[u8], request: &str) -> Result<String, Failed> {
+//!     let model = Model::new(blob)?; // checks the whole file; nothing can go wrong with it afterwards
+//!     let plan = Plan::for_header(model.header(), Limits::new(128, 8))?; // a const fn: firmware sizes statics with it
+//!     let (mut cache, mut scratch) = (vec![0; plan.cache_bytes()], vec![0; plan.scratch_bytes()]);
+//!     let mut session = Session::new(model, &plan, &mut cache, &mut scratch)?;
+//!     let tokenizer = model.tokenizer().ok_or(Failed)?;
+//!     let (mut workspace, mut ids) = ([0; 1024], [0; 128]);
+//!     let count = tokenizer.encode_prompt(request, &mut workspace, &mut ids)?;
+//!     let (mut text, mut stream) = (String::new(), tokenizer.stream(true));
+//!     let mut id = argmax(session.prefill(&ids[..count])?);
+//!     while !model.special().end().contains(&id) {
+//!         stream.push(id, &mut text)?; // whole characters, as they come
+//!         id = argmax(session.step(id)?); // `ContextFull` when no position is left
+//!     }
+//!     Ok(text)
+//! }
+//! ```
+//!
+//! # One result everywhere
+//!
+//! The same file gives the same logits, bit for bit, on every target, with every backend, at any number of threads and
+//! any size of prompt chunks. int8 dot products are exact, and the float operations between them have one order
+//! ([`math`]); so what was evaluated on a desk is what a device computes. [`Digest`] is how two machines compare notes.
+//!
+//! # Where to read on
+//!
+//! - [`blob`]: the file, byte by byte, and the one parser. [`packing`]: how int8 weights lie in memory.
+//! - [`arch`]: what model families differ in. [`plan`]: how much memory a session needs.
+//! - [`session`]: tokens in, logits out. [`layer`]: the network, layer by layer, with the papers.
+//! - [`kernel`]: the inner loops of each instruction set; the only `unsafe` code. [`workers`]: threads.
+//! - [`decode`]: choosing tokens, and when to stop. [`tokenizer`]: text to tokens and back, on the device.
+//!
+//! # Features
+//!
+//! - `std`: a thread pool ([`kernel::pool`]) and a faster checksum, for hosts. Changes no result.
+//! - `defmt`: `defmt::Format` for errors.
+//!
+//! # Panics
+//!
+//! None: no function of this crate panics, whatever its arguments. Slices that are too short are treated as far as they
+//! go, or refused with an error where one is documented. (The thread pool passes on panics of the tasks it is given.)
 #![no_std]
 #![deny(unsafe_code)]
 

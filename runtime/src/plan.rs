@@ -5,6 +5,7 @@
 //! the only place that knows how the buffers are cut.
 
 use crate::arch::Arch;
+use crate::blob::ALIGN;
 use crate::blob::header::Header;
 use crate::cache::HeadShape;
 use crate::packing::{Packing, QUAD, round_up};
@@ -82,7 +83,8 @@ impl core::error::Error for PlanError {}
 ///     Err(_) => panic!("the model does not fit"),
 /// };
 /// static mut CACHE: [u8; PLAN.cache_bytes()] = [0; PLAN.cache_bytes()];
-/// assert_eq!(PLAN.cache_bytes(), 4 * 3 * 128 * (16 + 16 + 4 + 4));
+/// // Layers × KV heads × positions × (key + value + two scales), and room to align the buffer.
+/// assert_eq!(PLAN.cache_bytes(), 4 * 3 * 128 * (16 + 16 + 4 + 4) + 63);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Plan {
@@ -155,9 +157,10 @@ impl Plan {
         };
         let shape = HeadShape::new(arch, packing.layout, limits.context);
         let position = shape.key_bytes() as u64 + shape.value_rows() as u64 + 8;
-        let cache = arch.layers as u64 * arch.kv_heads as u64 * shape.positions as u64 * position;
+        let slack = ALIGN as u64 - 1;
+        let cache = arch.layers as u64 * arch.kv_heads as u64 * shape.positions as u64 * position + slack;
         let logits = 4 * limits.logit_rows as u64 * arch.vocab as u64;
-        let scratch = limits.chunk as u64 * Widths::new(arch, packing).bytes() + logits;
+        let scratch = limits.chunk as u64 * Widths::new(arch, packing).bytes() + logits + slack;
         if cache > isize::MAX as u64 || scratch > isize::MAX as u64 {
             return Err(PlanError::TooLarge { bytes: cache + scratch });
         }
@@ -172,12 +175,12 @@ impl Plan {
         Self::new(&header.arch, header.packing, limits)
     }
 
-    /// Bytes of the KV cache.
+    /// Bytes of the KV cache, wherever the buffer starts.
     pub const fn cache_bytes(&self) -> usize {
         self.cache_bytes
     }
 
-    /// Bytes of scratch memory.
+    /// Bytes of scratch memory, wherever the buffer starts.
     pub const fn scratch_bytes(&self) -> usize {
         self.scratch_bytes
     }
@@ -206,6 +209,13 @@ impl Plan {
     }
 }
 
+/// The part of a buffer that starts at a multiple of 64: what vector loads like, and more than f32 needs. Plans have room
+/// for it.
+pub(crate) fn aligned(buffer: &mut [u8]) -> Option<&mut [u8]> {
+    let skip = buffer.as_ptr().align_offset(ALIGN);
+    buffer.get_mut(skip..)
+}
+
 /// The scratch buffer, cut.
 #[derive(Debug)]
 pub(crate) struct Scratch<'b> {
@@ -219,7 +229,7 @@ pub(crate) struct Scratch<'b> {
 }
 
 impl<'b> Scratch<'b> {
-    /// Cuts a buffer of at least [`Plan::scratch_bytes`] bytes; `None` if it is smaller or not aligned for f32.
+    /// Cuts a buffer of at least [`Plan::scratch_bytes`] bytes; `None` if it is smaller.
     pub(crate) fn carve(plan: &Plan, buffer: &'b mut [u8]) -> Option<Self> {
         fn take<'b, T: bytemuck::Pod>(buffer: &mut &'b mut [u8], count: usize) -> Option<&'b mut [T]> {
             let (head, rest) = core::mem::take(buffer).split_at_mut_checked(count * size_of::<T>())?;
@@ -228,7 +238,7 @@ impl<'b> Scratch<'b> {
         }
         let widths = plan.widths();
         let tokens = plan.limits.chunk as usize;
-        let mut buffer = buffer.get_mut(..plan.scratch_bytes)?;
+        let mut buffer = aligned(buffer.get_mut(..plan.scratch_bytes)?)?;
         Some(Self {
             residual: take(&mut buffer, tokens * widths.residual)?,
             wide: take(&mut buffer, tokens * widths.wide)?,

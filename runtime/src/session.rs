@@ -18,7 +18,7 @@ use crate::workers::{Serial, Workers};
 pub enum SessionError {
     /// The plan was made for another model.
     OtherModel,
-    /// A buffer is smaller than planned, or does not start at a multiple of four bytes.
+    /// A buffer is smaller than planned.
     Buffer {
         /// `cache` or `scratch`.
         buffer: &'static str,
@@ -61,7 +61,7 @@ impl core::fmt::Display for SessionError {
         match *self {
             SessionError::OtherModel => write!(f, "the memory plan was made for another model"),
             SessionError::Buffer { buffer, expected, found } => {
-                write!(f, "the {buffer} buffer has {found} bytes (4-byte aligned?), the plan needs {expected}")
+                write!(f, "the {buffer} buffer has {found} bytes, the plan needs {expected}")
             }
             SessionError::NoTokens => write!(f, "there are no tokens to process"),
             SessionError::Token { index, id, vocab } => {
@@ -94,11 +94,11 @@ pub struct Session<'m, 'b, W = Serial> {
 impl<'m, 'b> Session<'m, 'b> {
     /// A session on this thread alone, with the fastest backend of the processor.
     ///
-    /// `cache` and `scratch` must have at least [`Plan::cache_bytes`] and [`Plan::scratch_bytes`] bytes and be aligned
-    /// for f32; their content does not matter.
+    /// `cache` and `scratch` must have at least [`Plan::cache_bytes`] and [`Plan::scratch_bytes`] bytes; where they start
+    /// and what they hold does not matter.
     ///
     /// # Errors
-    /// A buffer that is too small or misaligned; a plan for another model.
+    /// A buffer that is too small; a plan for another model.
     pub fn new(
         model: Model<'m>,
         plan: &Plan,

@@ -8,6 +8,7 @@
 //! unique, an index names only files beside it. Memory for the bookkeeping is bounded by the size of the files.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -80,15 +81,27 @@ pub struct TensorInfo<'a> {
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    files: Vec<Mapped>,
+    files: Vec<Opened>,
     tensors: BTreeMap<String, Entry>,
     model_args: Option<Map<String, Value>>,
 }
 
 #[derive(Debug)]
-struct Mapped {
+struct Opened {
     path: PathBuf,
-    bytes: Mmap,
+    file: File,
+}
+
+impl Opened {
+    /// The bytes from a tensor's first element to its last one, mapped for as long as they are read: a checkpoint's pages
+    /// do not pile up in memory.
+    fn bytes(&self, entry: &Entry) -> Result<Mmap> {
+        let size = entry.dtype.size().unwrap_or(0);
+        let last: usize = entry.shape.iter().zip(&entry.strides).map(|(n, stride)| n.saturating_sub(1) * stride).sum();
+        let elements = if entry.shape.contains(&0) { 0 } else { last + 1 };
+        let start = entry.offset as u64;
+        mapped::range(&self.file, &self.path, start..start + (elements * size) as u64)
+    }
 }
 
 /// A tensor's place.
@@ -143,8 +156,8 @@ impl Checkpoint {
 
     /// Maps `path` and adds its tensors.
     fn add(&mut self, path: PathBuf) -> Result<()> {
-        let bytes = mapped::open(&path)?;
-        let contents = parse(&path, &bytes)?;
+        let file = File::open(&path).map_err(Error::io(&path))?;
+        let contents = parse(&path, &mapped::map(&file, &path)?)?;
         let index = self.files.len();
         for (name, entry) in contents.tensors {
             if let Some(other) = self.tensors.get(&name) {
@@ -159,7 +172,7 @@ impl Checkpoint {
             self.tensors.insert(name, Entry { file: index, ..entry });
         }
         self.model_args = self.model_args.take().or(contents.model_args);
-        self.files.push(Mapped { path, bytes });
+        self.files.push(Opened { path, file });
         Ok(())
     }
 

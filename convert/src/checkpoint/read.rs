@@ -88,8 +88,8 @@ impl Checkpoint {
         if rows.len().checked_mul(cols) != Some(out.len()) {
             return Err(Error::Usage(format!("{} rows of {cols} values do not fill {}", rows.len(), out.len())));
         }
-        let bytes = file.bytes.get(entry.offset..).unwrap_or_default();
-        let elements = Elements { bytes, dtype: &entry.dtype, size };
+        let bytes = file.bytes(entry)?;
+        let elements = Elements { bytes: &bytes, dtype: &entry.dtype, size };
 
         let read = match part.interleaved {
             None => elements.read(matrix, part.first_row + rows.start, out),

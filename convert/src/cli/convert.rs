@@ -6,6 +6,7 @@ use clap::Parser;
 use serde::Serialize;
 use thumbformer::arch::{Activation, Arch, Norm, Position, Role, TensorSpec};
 use thumbformer::blob::header::Header;
+use thumbformer::tokenizer::{Kind, Tokenizer};
 use thumbformer::{Limits, Plan};
 
 use super::model::{Conversion, is_blob};
@@ -27,6 +28,9 @@ pub struct Arguments {
     /// How to convert
     #[command(flatten)]
     pub conversion: Conversion,
+    /// Answer this prompt with the finished file
+    #[arg(long = "try", value_name = "PROMPT", conflicts_with = "json")]
+    pub prompt: Option<String>,
     /// Replace the output file if it exists
     #[arg(long)]
     pub force: bool,
@@ -42,7 +46,8 @@ const EXAMPLES: &str = "\
 Examples:
   convert model.safetensors                 writes model.thumb beside it
   convert my-llama/ --target dsp            for a Cortex-M, from a Hugging Face folder
-  convert ckpt.pt -o shakespeare.thumb      nanoGPT, with meta.pkl beside it";
+  convert ckpt.pt -o shakespeare.thumb      nanoGPT, with meta.pkl beside it
+  convert my-llama/ --try \"Hello\"          and hear the result at once";
 
 /// Runs the command.
 ///
@@ -65,6 +70,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         (true, _) => print_json(&summary),
         (false, true) => Ok(()),
         (false, false) => summary.print(),
+    }?;
+    match &arguments.prompt {
+        None if silent => Ok(()),
+        None => say!("\nTry it:  thumbformer run {} \"…\"", output.display()),
+        Some(prompt) => {
+            if !silent {
+                say!("\n> {prompt}")?;
+            }
+            super::run::run(&super::run::Arguments::answer(output, prompt.clone(), arguments.conversion.clone()))
+        }
     }
 }
 
@@ -138,7 +153,7 @@ impl Summary {
             bits_per_weight: outcome.bytes as f64 * 8.0 / weights.max(1) as f64,
             layout: header.packing.layout.name(),
             group: header.packing.group,
-            tokenizer: prepared.tokenizer.as_ref().map(|t| t.describe()),
+            tokenizer: prepared.tokenizer.as_ref().and_then(|t| t.tokenizer().ok()).map(|t| tokenizer(&t)),
             ram: ram(header),
             boards: boards(header),
             worst_tensors: worst.iter().take(3).map(error).collect(),
@@ -162,10 +177,7 @@ impl Summary {
         print_boards(&self.boards)?;
         let worst: Vec<_> = self.worst_tensors.iter().map(|t| format!("{} {:.1} dB", t.tensor, t.sqnr_db)).collect();
         say!("  least exact {}", worst.join(", "))?;
-        for note in &self.notes {
-            say!("  note        {note}")?;
-        }
-        say!("\nTry it:  thumbformer run {} \"…\"", self.output.display())
+        self.notes.iter().try_for_each(|note| say!("  note        {note}"))
     }
 }
 
@@ -259,6 +271,24 @@ pub fn architecture(a: &Arch) -> String {
         if a.tied_head { "tied" } else { "own" },
         a.context
     )
+}
+
+/// The tokenizer in one line.
+pub fn tokenizer(t: &Tokenizer<'_>) -> String {
+    let header = t.header();
+    let kind = match header.kind {
+        Kind::ByteBpe => "byte-level BPE",
+        Kind::CharBpe => "SentencePiece BPE",
+        Kind::Characters => "characters",
+    };
+    let merges = if header.merges > 0 { format!(", {} merges", header.merges) } else { String::new() };
+    let text = |ids: &mut dyn Iterator<Item = u32>| {
+        ids.map(|id| String::from_utf8_lossy(t.token_bytes(id)).into_owned()).collect::<String>()
+    };
+    let prompt = t.prompt_format().map(|(mut before, mut after)| {
+        format!(", prompts as {:?}", format!("{}{{prompt}}{}", text(&mut before), text(&mut after)))
+    });
+    format!("{kind}, {} tokens{merges}{}", t.vocab(), prompt.unwrap_or_default())
 }
 
 /// A tensor's name as users read it.

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
+use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
 
 use super::model::{Conversion, Execution, Loaded, Precision};
 use super::{Bar, print_json, say};
 use crate::engine::Engine;
 use crate::evaluate::{self, Likelihood, Pair, PairReport, TextReport};
-use crate::tokenizer::HostTokenizer;
+use crate::tokenizer::{decode, encode, encode_prompt};
 use crate::{Error, Result};
 
 /// Measure a model: on text, on token ids, or on request-answer pairs
@@ -23,7 +24,7 @@ pub struct Arguments {
     /// JSON file with a list of token ids to score
     #[arg(long, value_name = "FILE", conflicts_with = "pairs")]
     pub ids: Option<PathBuf>,
-    /// Text file with request<TAB>answer lines to answer exactly
+    /// Text file with `request<TAB>answer` lines to answer exactly
     #[arg(long, value_name = "FILE")]
     pub pairs: Option<PathBuf>,
     /// Tokens scored together, each window alone from position 0 [default: the context]
@@ -82,7 +83,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let ids = match (&arguments.ids, &arguments.text) {
         (Some(path), _) => read_ids(path)?,
-        (None, Some(path)) => loaded.require_tokenizer()?.encode(&read_text(path)?, true)?,
+        (None, Some(path)) => encode(&loaded.require_tokenizer()?, &read_text(path)?, EncodeOptions::default())?,
         (None, None) => return Err(Error::Usage("nothing to score: give a text file, --ids or --pairs".into())),
     };
     let mut report = None;
@@ -120,7 +121,14 @@ fn answer(
             eprintln!("line {}: expected {:?}, got {answer:?}", index + 1, pair.text);
         }
     };
-    evaluate::pairs(engine, pairs, &loaded.end_tokens()?, |ids| tokenizer.decode(ids), wrong, |n| bar.advance(n as u64))
+    evaluate::pairs(
+        engine,
+        pairs,
+        &loaded.end_tokens()?,
+        |ids| decode(&tokenizer, ids, true),
+        wrong,
+        |n| bar.advance(n as u64),
+    )
 }
 
 fn read_text(path: &Path) -> Result<String> {
@@ -134,8 +142,9 @@ fn read_ids(path: &Path) -> Result<Vec<u32>> {
     serde_json::from_str(&text).map_err(|e| Error::format(path, format!("expected a JSON list of token ids: {e}")))
 }
 
-fn read_pairs(path: &Path, tokenizer: &HostTokenizer<'_>) -> Result<Vec<Pair>> {
+fn read_pairs(path: &Path, tokenizer: &Tokenizer<'_>) -> Result<Vec<Pair>> {
     let text = read_text(path)?;
+    let bare = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
     let mut pairs = Vec::new();
     for (index, line) in text.lines().enumerate() {
         if line.is_empty() {
@@ -145,8 +154,8 @@ fn read_pairs(path: &Path, tokenizer: &HostTokenizer<'_>) -> Result<Vec<Pair>> {
             .split_once('\t')
             .ok_or_else(|| Error::format(path, format!("line {}: no tab, expected request<TAB>answer", index + 1)))?;
         pairs.push(Pair {
-            prompt: tokenizer.encode_prompt(request)?,
-            answer: tokenizer.encode(answer, false)?,
+            prompt: encode_prompt(tokenizer, request)?,
+            answer: encode(tokenizer, answer, bare)?,
             text: answer.to_owned(),
         });
         if pairs.last().is_some_and(|pair| pair.prompt.is_empty()) {
@@ -154,7 +163,7 @@ fn read_pairs(path: &Path, tokenizer: &HostTokenizer<'_>) -> Result<Vec<Pair>> {
         }
     }
     if pairs.is_empty() {
-        return Err(Error::format(path, "no pairs, expected request<TAB>answer lines"));
+        return Err(Error::format(path, "no pairs, expected `request<TAB>answer` lines"));
     }
     Ok(pairs)
 }

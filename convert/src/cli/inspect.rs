@@ -9,10 +9,12 @@ use thumbformer::arch::{Arch, Kind};
 use thumbformer::blob::header::VERSION;
 use thumbformer::blob::placement;
 
-use super::convert::{BoardFit, Ram, architecture, boards, group, print_boards, print_ram, ram, tensor_name};
+use super::convert::{
+    BoardFit, Ram, architecture, boards, group, print_boards, print_ram, ram, tensor_name, tokenizer as describe,
+};
 use super::model::is_blob;
 use super::{bytes, count, print_json, say};
-use crate::tokenizer::HostTokenizer;
+use crate::tokenizer::piece;
 use crate::{Error, Result, mapped};
 
 /// Show what a .thumb file holds and what it needs
@@ -140,7 +142,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             factor: model.matrix(spec.role, spec.layer).map(|m| m.factor()),
         }
     });
-    let tokenizer = model.tokenizer().map(|t| HostTokenizer::new(*t));
     let report = Report {
         version: VERSION,
         bytes: header.file_len,
@@ -152,7 +153,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         start_token: header.special.start,
         end_tokens: header.special.end().to_vec(),
         tokenizer_bytes: header.tokenizer_len,
-        tokenizer: tokenizer.as_ref().map(HostTokenizer::describe),
+        tokenizer: model.tokenizer().map(describe),
         prompt_format: model.tokenizer().and_then(|t| t.prompt_format()).map(|(a, b)| (a.collect(), b.collect())),
         ram: ram(header),
         boards: boards(header),
@@ -185,7 +186,7 @@ impl Report {
         let tokenizer = self.tokenizer.as_deref().unwrap_or("none: token ids only");
         say!("  tokenizer   {tokenizer}, {}", bytes(self.tokenizer_bytes))?;
         let name = |id: &u32| match model.tokenizer() {
-            Some(t) => format!("{id} {:?}", String::from_utf8_lossy(t.token_bytes(*id))),
+            Some(t) => format!("{id} {}", piece(t, *id)),
             None => id.to_string(),
         };
         let names = |ids: &[u32]| ids.iter().map(name).collect::<Vec<_>>().join(", ");

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use memmap2::Mmap;
 use thumbformer::kernel::pool::Pool;
 use thumbformer::packing::{Layout, Packing};
+use thumbformer::tokenizer::Tokenizer;
 use thumbformer::{Backend, Limits, Model, Plan, Session};
 
 use super::Bar;
@@ -14,7 +15,6 @@ use crate::mapped;
 use crate::memory::AlignedBytes;
 use crate::pipeline::{Calibration, Options, Prepared};
 use crate::reference::Reference;
-use crate::tokenizer::HostTokenizer;
 use crate::{Error, Result};
 
 /// Columns that share a scale.
@@ -197,10 +197,10 @@ impl Loaded {
     ///
     /// # Errors
     /// The file is damaged.
-    pub fn tokenizer(&self) -> Result<Option<HostTokenizer<'_>>> {
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer<'_>>> {
         match &self.prepared {
             Some(prepared) => prepared.tokenizer.as_ref().map(|t| t.tokenizer()).transpose(),
-            None => Ok(self.model()?.tokenizer().map(|t| HostTokenizer::new(*t))),
+            None => Ok(self.model()?.tokenizer().copied()),
         }
     }
 
@@ -208,7 +208,7 @@ impl Loaded {
     ///
     /// # Errors
     /// There is none.
-    pub fn require_tokenizer(&self) -> Result<HostTokenizer<'_>> {
+    pub fn require_tokenizer(&self) -> Result<Tokenizer<'_>> {
         self.tokenizer()?
             .ok_or_else(|| Error::Usage(format!("{} has no tokenizer: give token ids with --ids", self.path.display())))
     }

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use thumbformer::decode::{StopStrings, Stopped};
+use thumbformer::tokenizer::EncodeOptions;
 
-use super::model::{Conversion, Execution, Loaded, Running};
+use super::model::{Conversion, Execution, Loaded, Precision, Running};
 use super::{bytes, print_json};
 use crate::engine::Engine;
 use crate::generate::{Ended, Generated, Settings, generate};
+use crate::tokenizer::{encode, encode_prompt};
 use crate::{Error, Result};
 
 /// Generate text or tokens with a model
@@ -24,7 +26,7 @@ pub struct Arguments {
     #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
     pub ids: Option<Vec<u32>>,
     /// Tokens to generate at most
-    #[arg(short = 'n', long, default_value_t = 256, value_name = "N")]
+    #[arg(short = 'n', long, default_value_t = MAX_TOKENS, value_name = "N")]
     pub max_tokens: usize,
     /// End the answer before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -48,6 +50,28 @@ pub struct Arguments {
     #[command(flatten)]
     pub conversion: Conversion,
 }
+
+impl Arguments {
+    /// `run MODEL PROMPT --stats`.
+    pub fn answer(model: PathBuf, prompt: String, conversion: Conversion) -> Self {
+        Self {
+            model,
+            prompt: Some(prompt),
+            ids: None,
+            max_tokens: MAX_TOKENS,
+            stop: Vec::new(),
+            raw: false,
+            stats: true,
+            json: false,
+            logits: 0,
+            execution: Execution { threads: None, precision: Precision::Int8, kernel: None },
+            conversion,
+        }
+    }
+}
+
+/// Tokens to generate unless the user says otherwise.
+const MAX_TOKENS: usize = 256;
 
 /// The `--json` object.
 #[derive(Serialize)]
@@ -121,7 +145,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         None => {
             let tokenizer = loaded.require_tokenizer()?;
             let text = prompt_text(arguments)?;
-            if arguments.raw { tokenizer.encode(&text, true)? } else { tokenizer.encode_prompt(&text)? }
+            if arguments.raw {
+                encode(&tokenizer, &text, EncodeOptions::default())?
+            } else {
+                encode_prompt(&tokenizer, &text)?
+            }
         }
     };
     if prompt.is_empty() {
@@ -146,7 +174,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             }
             out.write_all(piece.as_bytes()).and_then(|()| out.flush()).map_err(Error::Output)
         };
-        let mut stream = tokenizer.as_ref().map(|t| t.stream());
+        let mut stream = tokenizer.map(|t| t.stream(true));
         let mut first = true;
         let settings = Settings { max_tokens: arguments.max_tokens, end: &end, logits: arguments.logits };
         let mut pieces = |stop: &mut StopStrings<'_, STOP_ROOM>, piece: &str| -> Result<bool> {
@@ -159,7 +187,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             shown.map(|()| !stopped)
         };
         let generated = generate(engine, &prompt, settings, |id| match &mut stream {
-            Some(stream) => pieces(&mut stop, &stream.push(id)),
+            Some(stream) => {
+                let mut piece = String::new();
+                // Writing to a string cannot fail.
+                let _ = stream.push(id, &mut piece);
+                pieces(&mut stop, &piece)
+            }
             None => {
                 if !arguments.json {
                     let comma = if std::mem::take(&mut first) { "" } else { "," };
@@ -170,11 +203,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         })?;
         if let Some(stream) = stream
             && generated.ended != Ended::StopString
-            && pieces(&mut stop, &stream.finish())?
         {
             let mut rest = String::new();
-            stop.finish(|text| rest.push_str(text));
-            show(&rest)?;
+            let _ = stream.finish(&mut rest);
+            if pieces(&mut stop, &rest)? {
+                rest.clear();
+                stop.finish(|text| rest.push_str(text));
+                show(&rest)?;
+            }
         }
         let stats = Stats::new(running, prompt.len(), &generated);
         if arguments.json {

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use thumbformer::Model;
+use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
 
 use super::model::is_blob;
-use crate::tokenizer;
+use crate::tokenizer::{self, CommandOptions};
 use crate::{Error, Result, mapped};
 
 /// Show the tokens of each line of standard input
@@ -19,7 +21,7 @@ pub struct Arguments {
     /// The other way: ids to text
     #[arg(long)]
     pub decode: bool,
-    /// Leave out the tokens that the tokenizer puts around every text, such as <s>
+    /// Leave out the tokens that the tokenizer puts around every text, such as `<s>`; with --decode, all special tokens
     #[arg(long)]
     pub no_special: bool,
 }
@@ -27,7 +29,23 @@ pub struct Arguments {
 /// Runs the command.
 ///
 /// # Errors
-/// stub
-pub fn run(_arguments: &Arguments) -> Result<()> {
-    Ok(())
+/// No tokenizer there, or a line that is not what it should be.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let path = &arguments.tokenizer;
+    let options = CommandOptions {
+        json_lines: arguments.json_lines,
+        decode: arguments.decode,
+        skip_special: arguments.no_special,
+        encode: EncodeOptions { add_special_tokens: !arguments.no_special, ..EncodeOptions::default() },
+    };
+    let command = |tokenizer: &Tokenizer<'_>| {
+        let (input, output) = (std::io::stdin().lock(), std::io::BufWriter::new(std::io::stdout().lock()));
+        tokenizer::command(tokenizer, input, output, options)
+    };
+    if !is_blob(path) {
+        return command(&tokenizer::load(path)?.tokenizer()?);
+    }
+    let blob = mapped::open(path)?;
+    let model = Model::new(&blob).map_err(|source| Error::Blob { path: path.clone(), source })?;
+    command(model.tokenizer().ok_or_else(|| Error::format(path, "the model has no tokenizer"))?)
 }

@@ -1,66 +1,313 @@
-//! stub
-use crate::Result;
+//! Reads the tokenizer files that users have and packs them for the device.
+//!
+//! [`load`] takes a folder or a file: tokenizer.json, SentencePiece's tokenizer.model, vocab.json with merges.txt, or
+//! nanoGPT's meta.pkl; what lies beside it (tokenizer_config.json, chat_template.jinja, special_tokens_map.json) says
+//! which tokens begin and end a text and how a prompt looks. What comes out is the section of a blob, which the
+//! device's own code then runs, on the host too ([`encode`], [`decode`]). A tokenizer whose ids the device could not
+//! reproduce is refused with the name of the field in the way.
+
+mod characters;
+mod draft;
+mod host;
+mod huggingface;
+mod prompt;
+mod sentencepiece;
+
 use std::path::{Path, PathBuf};
-#[derive(Debug, Clone)]
-pub struct PackedTokenizer {
+
+use serde_json::Value;
+use thumbformer::tokenizer::{AddedFlags, Kind, Prefix, Tokenizer};
+
+use draft::{Draft, Token};
+pub use host::{CommandOptions, command, decode, encode, encode_prompt, piece};
+
+use crate::config::Config;
+use crate::{Error, Result};
+
+/// Largest tokenizer file that is read: those of 250,000 tokens have 35 MB.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Names of tokenizer files in a folder, best first.
+const FILES: [&str; 4] = ["tokenizer.json", "tokenizer.model", "vocab.json", "meta.pkl"];
+
+/// The tokenizer file in a folder: tokenizer.json, tokenizer.model, vocab.json (with merges.txt) or meta.pkl, the first
+/// that is there.
+pub fn find(folder: &Path) -> Option<PathBuf> {
+    let complete = |file: &PathBuf| !file.ends_with("vocab.json") || folder.join("merges.txt").is_file();
+    FILES.into_iter().map(|name| folder.join(name)).filter(|file| file.is_file()).find(complete)
+}
+
+/// A tokenizer, packed for the device.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    /// The blob's section.
     pub section: Vec<u8>,
+    /// Number of tokens.
     pub vocab: u32,
+    /// Things the user should know, one line each: what was assumed, what was left out.
     pub notes: Vec<String>,
+    /// The file that the tokenizer was read from.
     pub path: PathBuf,
-    pub bos: Option<u32>,
-    pub eos: Option<u32>,
+    draft: Draft,
 }
-impl PackedTokenizer {
-    pub fn encode(&self, _: &str, _: bool) -> Result<Vec<u32>> {
-        Ok(vec![])
+
+impl Packed {
+    fn new(draft: Draft, path: &Path) -> Result<Self> {
+        let section = draft.pack(path)?;
+        let vocab = draft.tokens.len() as u32;
+        Ok(Packed { section, vocab, notes: draft.notes.clone(), path: path.into(), draft })
     }
-    pub fn with_prompt_format(self, _: &str) -> Result<Self> {
-        Ok(self)
+
+    /// The tokenizer that runs on the section.
+    ///
+    /// # Errors
+    /// The section was changed since it was packed.
+    pub fn tokenizer(&self) -> Result<Tokenizer<'_>> {
+        Tokenizer::new(&self.section, self.vocab).map_err(|error| Error::format(&self.path, error.to_string()))
     }
-    pub fn describe(&self) -> String {
-        String::new()
+
+    /// Refuses a tokenizer with more tokens than the model. Fewer are fine: models pad their vocabularies.
+    ///
+    /// # Errors
+    /// Both numbers.
+    pub fn check_vocab(&self, model_vocab: u32) -> Result<()> {
+        if self.vocab <= model_vocab {
+            return Ok(());
+        }
+        let problem = format!("found {} tokens, expected at most the model's {model_vocab}", self.vocab);
+        Err(Error::format(&self.path, problem))
     }
-    pub fn tokenizer(&self) -> Result<HostTokenizer<'_>> {
-        Ok(HostTokenizer(std::marker::PhantomData))
+
+    /// Replaces the prompt format by an explicit one, such as `<|request|>{prompt}<|call|>`.
+    ///
+    /// # Errors
+    /// `{prompt}` does not stand in it once, or tokens would reach across the text's borders.
+    pub fn with_prompt_format(self, format: &str) -> Result<Self> {
+        let mut draft = self.draft;
+        draft.prompt = None;
+        draft.prompt = Some(prompt::split_format(&draft.pack(&self.path)?, &self.path, format)?);
+        Packed::new(draft, &self.path)
+    }
+
+    /// Drops the prompt format.
+    ///
+    /// # Errors
+    /// None that loading would not have found.
+    pub fn without_prompt_format(self) -> Result<Self> {
+        Packed::new(Draft { prompt: None, ..self.draft }, &self.path)
     }
 }
-pub fn load(_: &Path) -> Result<PackedTokenizer> {
-    Err(crate::Error::Usage("stub".into()))
+
+/// Reads and packs a tokenizer. `path` is one of the files that [`find`] knows, under any name, or a folder with one.
+///
+/// # Errors
+/// No such file, a damaged one, or a tokenizer that the device cannot reproduce.
+pub fn load(path: &Path) -> Result<Packed> {
+    let file = if path.is_dir() {
+        find(path).ok_or_else(|| {
+            let path = path.display();
+            Error::Usage(format!("{path}: no {} here: name the tokenizer file", FILES.join(", ")))
+        })?
+    } else {
+        path.to_owned()
+    };
+    let mut draft = read(&file)?;
+    let beside = |name: &str| file.parent().map(|folder| folder.join(name)).filter(|path| path.is_file());
+    let config = beside("tokenizer_config.json").map(|path| read_json(&path)).transpose()?;
+    let special_map = beside("special_tokens_map.json").map(|path| read_json(&path)).transpose()?;
+    if let Some(config) = &config {
+        apply_config(config, &file, &mut draft)?;
+    }
+    for (name, id) in [("bos_token", &mut draft.bos), ("eos_token", &mut draft.eos)] {
+        for config in [&config, &special_map].into_iter().flatten() {
+            if let Some(token) = token_name(config, name)? {
+                *id = draft.names.get(token.as_str()).copied().or(*id);
+                break;
+            }
+        }
+    }
+    apply_prompt_format(&file, beside("chat_template.jinja").as_deref(), config.as_ref(), &mut draft)?;
+    Packed::new(draft, &file)
 }
-pub struct Files;
-pub fn find(_: &Path) -> Option<Files> {
-    None
+
+/// Reads the main file, whatever it is.
+fn read(file: &Path) -> Result<Draft> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let extension = file.extension().unwrap_or_default();
+    if extension == "pkl" {
+        characters::read(file)
+    } else if extension == "model" {
+        sentencepiece::read(file)
+    } else if name == "vocab.json" || name == "merges.txt" {
+        let merges = file.with_file_name("merges.txt");
+        huggingface::read_pair(&file.with_file_name("vocab.json"), &merges)
+    } else if extension == "json" {
+        huggingface::read(file)
+    } else {
+        let expected = "tokenizer.json, tokenizer.model, vocab.json with merges.txt, or meta.pkl";
+        Err(Error::format(file, format!("found a file of another kind, expected {expected}")))
+    }
 }
-pub fn load_files(_: &Files) -> Result<PackedTokenizer> {
-    Err(crate::Error::Usage("stub".into()))
+
+/// What tokenizer_config.json changes where the main file does not say everything itself.
+fn apply_config(config: &Config, file: &Path, draft: &mut Draft) -> Result<()> {
+    if file.extension().is_some_and(|extension| extension == "json")
+        && file.file_name().is_some_and(|n| n != "vocab.json")
+    {
+        return Ok(());
+    }
+    if let Some(tokens) = config.object("added_tokens_decoder")? {
+        add_tokens(&tokens, draft)?;
+    }
+    let is_sentencepiece = draft.kind == Kind::CharBpe;
+    if draft.kind == Kind::Characters {
+        return Ok(());
+    }
+    let add_prefix = config.boolean("add_prefix_space")?;
+    draft.prefix = match (add_prefix, is_sentencepiece) {
+        (Some(false), _) => Prefix::Never,
+        // Until `legacy` was switched off, every piece between added tokens got a space.
+        (_, true) if draft.prefix != Prefix::Never && config.boolean("legacy")?.unwrap_or(true) => Prefix::Always,
+        (Some(true), false) => Prefix::Missing,
+        _ => draft.prefix,
+    };
+    // LLaMA's tokenizers begin texts with the bos token unless told otherwise; GPT-2's only if told so.
+    for (place, flag, token, default) in
+        [(0, "add_bos_token", "bos_token", is_sentencepiece), (1, "add_eos_token", "eos_token", false)]
+    {
+        if !config.boolean(flag)?.unwrap_or(default) {
+            continue;
+        }
+        let name = token_name(config, token)?;
+        let id = name.as_ref().and_then(|name| draft.names.get(name).copied());
+        let stated = if place == 0 { draft.bos } else { draft.eos };
+        match id.or(stated.filter(|_| name.is_none())) {
+            Some(id) => draft.template[place] = vec![id],
+            None => return Err(config.error(token, "a token of the vocabulary")),
+        }
+    }
+    // The template says what begins a text.
+    draft.prompt = None;
+    Ok(())
 }
-pub struct HostTokenizer<'a>(std::marker::PhantomData<&'a ()>);
-pub struct Stream;
-impl Stream {
-    pub fn push(&mut self, _: u32) -> String {
-        String::new()
+
+/// Adds the tokens that tokenizer_config.json lists: they are looked for in texts.
+fn add_tokens(tokens: &Config, draft: &mut Draft) -> Result<()> {
+    let mut listed = Vec::new();
+    for (id, _) in tokens.fields() {
+        let number: u32 = id.parse().map_err(|_| tokens.error(id, "ids as names"))?;
+        listed.push((number, id));
     }
-    pub fn finish(self) -> String {
-        String::new()
+    listed.sort_unstable();
+    for (number, id) in listed {
+        let token = tokens.object(id)?.ok_or_else(|| tokens.error(id, "an object"))?;
+        let content = token.string("content")?.ok_or_else(|| token.error("content", "a string"))?;
+        if content.contains([' ', '\u{2581}']) || content.is_empty() {
+            return Err(token.error("content", "a token without spaces"));
+        }
+        if token.boolean("single_word")?.unwrap_or(false) {
+            return Err(token.error("single_word", "false"));
+        }
+        match draft.names.get(content).copied() {
+            Some(known) if known == number => {}
+            Some(known) => return Err(tokens.error(id, format!("{content:?} at {known}, its id in the vocabulary"))),
+            None if number as usize == draft.tokens.len() => {
+                draft.tokens.push(Token { bytes: content.into(), plain: false });
+                draft.names.insert(content.into(), number);
+            }
+            None => return Err(tokens.error(id, format!("the next free id, {}", draft.tokens.len()))),
+        }
+        let flag =
+            |field: &str, bit: u8| -> Result<u8> { Ok(if token.boolean(field)?.unwrap_or(false) { bit } else { 0 }) };
+        let flags = flag("lstrip", AddedFlags::LSTRIP)? | flag("rstrip", AddedFlags::RSTRIP)?;
+        if flag("special", 1)? != 0 {
+            draft.special.insert(number);
+        }
+        // The unknown token stands for text that is not there.
+        if draft.unknown != Some(number) && !draft.added.iter().any(|&(id, _)| id == number) {
+            draft.added.push((number, AddedFlags(flags)));
+        }
+    }
+    Ok(())
+}
+
+/// A token of a configuration: its name, or an object with its name.
+fn token_name(config: &Config, field: &str) -> Result<Option<String>> {
+    match config.get(field) {
+        None => Ok(None),
+        Some(Value::String(name)) => Ok(Some(name.clone())),
+        Some(Value::Object(token)) => match token.get("content") {
+            Some(Value::String(name)) => Ok(Some(name.clone())),
+            _ => Err(config.error(field, "a token with its content")),
+        },
+        Some(_) => Err(config.error(field, "a token's name")),
     }
 }
-impl<'a> HostTokenizer<'a> {
-    pub fn new(_: thumbformer::tokenizer::Tokenizer<'a>) -> Self {
-        Self(std::marker::PhantomData)
+
+/// The chat template, wherever it stands.
+fn chat_template(file: Option<&Path>, config: Option<&Config>) -> Result<Option<String>> {
+    if let Some(file) = file {
+        let bytes = read_limited(file)?;
+        return String::from_utf8(bytes).map(Some).map_err(|error| Error::format(file, format!("not UTF-8: {error}")));
     }
-    pub fn encode(&self, _: &str, _: bool) -> Result<Vec<u32>> {
-        Ok(vec![])
+    let Some(config) = config else { return Ok(None) };
+    match config.get("chat_template") {
+        // Several templates: the one called "default".
+        Some(Value::Array(_)) => {
+            for template in config.objects("chat_template")? {
+                if template.string("name")? == Some("default") {
+                    return Ok(template.string("template")?.map(str::to_owned));
+                }
+            }
+            Ok(None)
+        }
+        _ => Ok(config.string("chat_template")?.map(str::to_owned)),
     }
-    pub fn encode_prompt(&self, _: &str) -> Result<Vec<u32>> {
-        Ok(vec![])
+}
+
+/// The prompt format of the chat template, else of role tokens. One that does not work out is a note, not an error.
+fn apply_prompt_format(path: &Path, template: Option<&Path>, config: Option<&Config>, draft: &mut Draft) -> Result<()> {
+    let name_of =
+        |id: Option<u32>| id.map(|id| String::from_utf8_lossy(draft.bytes(id)).into_owned()).unwrap_or_default();
+    let (source, format) = match chat_template(template, config)? {
+        Some(template) => {
+            ("chat template", prompt::template_format(&template, &name_of(draft.bos), &name_of(draft.eos)))
+        }
+        None => match prompt::role_format(draft) {
+            Some(format) => ("prompt format", Ok(format)),
+            None => return Ok(()),
+        },
+    };
+    let bare = Draft { prompt: None, ..draft.clone() };
+    let split = format.and_then(|format| {
+        let section = bare.pack(path).map_err(|error| error.to_string())?;
+        prompt::split_format(&section, path, &format).map_err(|error| error.to_string())
+    });
+    match split {
+        Ok(prompt) => draft.prompt = Some(prompt),
+        Err(reason) => draft.notes.push(format!("the {source} was left out: {reason}")),
     }
-    pub fn decode(&self, _: &[u32]) -> String {
-        String::new()
+    Ok(())
+}
+
+/// Reads a file of a sane size.
+fn read_limited(path: &Path) -> Result<Vec<u8>> {
+    let len = std::fs::metadata(path).map_err(Error::io(path))?.len();
+    if len > MAX_BYTES {
+        return Err(Error::format(path, format!("found {len} bytes, expected at most {MAX_BYTES}")));
     }
-    pub fn stream(&self) -> Stream {
-        Stream
-    }
-    pub fn describe(&self) -> String {
-        String::new()
+    std::fs::read(path).map_err(Error::io(path))
+}
+
+/// Reads a JSON object.
+fn read_json(path: &Path) -> Result<Config> {
+    parse_json(path, &read_limited(path)?)
+}
+
+fn parse_json(path: &Path, bytes: &[u8]) -> Result<Config> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(fields)) => Ok(Config::new(path, "", fields)),
+        Ok(_) => Err(Error::format(path, "found JSON of another kind, expected an object")),
+        Err(error) => Err(Error::format(path, format!("not JSON: {error}"))),
     }
 }

@@ -1,6 +1,6 @@
 //! The inner loops, one set for each instruction set: the only code with `unsafe`.
 //!
-//! [`portable`] defines every result. An instruction set replaces the int8 dot products, which are exact in i32 whatever
+//! The portable backend defines every result. An instruction set replaces the int8 dot products, which are exact in i32 whatever
 //! the order, and compiles the float half ([`crate::math`]) again with its own vector width, which changes no rounding;
 //! so every backend gives the same bits. [`Backend`] is a proof that the processor has what it needs: it can only be had
 //! from [`Backend::detect`], [`Backend::available`] or [`Backend::PORTABLE`], and its methods are safe.

@@ -6,7 +6,7 @@
 //!
 //! Attention is exact and needs no memory that grows with the context (online softmax, Milakov and Gimelshein, 2018,
 //! arXiv:1805.02867; tiles as in FlashAttention, Dao et al., 2022, arXiv:2205.14135). For each tile of
-//! [`TILE`](crate::cache::TILE) positions, aligned to the absolute position, with m the largest score so far, l the sum of
+//! 32 positions, aligned to the absolute position, with m the largest score so far, l the sum of
 //! exponentials and o the output:
 //!
 //! ```text

@@ -40,6 +40,26 @@ impl<'w> Workspace<'w> {
         Workspace { word, links, priorities, tree }
     }
 
+    /// Moves the symbols that `keep` wants to the front of the word, whose first `len` bytes are used; returns the bytes
+    /// that are left.
+    pub(super) fn retain(
+        &mut self,
+        len: usize,
+        symbol_len: impl Fn(u8) -> usize,
+        keep: impl Fn(&[u8]) -> bool,
+    ) -> usize {
+        let (mut from, mut to) = (0, 0);
+        while let Some(&first) = self.word.get(from).filter(|_| from < len) {
+            let end = (from + symbol_len(first).max(1)).min(len);
+            if self.word.get(from..end).is_some_and(&keep) {
+                self.word.copy_within(from..end, to);
+                to += end - from;
+            }
+            from = end;
+        }
+        to
+    }
+
     /// Merges the first `len` bytes of the word; `symbol_len` gives the length of the symbol that begins with a byte.
     /// Then calls `emit` with the bytes of each symbol that is left.
     pub(super) fn merge<E>(

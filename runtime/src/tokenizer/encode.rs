@@ -200,10 +200,14 @@ impl<'e, 'a, 'o> Encoder<'e, 'a, 'o> {
             self.symbols.in_unknown = false;
             return self.symbols.output.push(id);
         }
-        let symbol_len = match self.section.header.kind {
+        let symbol_len: fn(u8) -> usize = match self.section.header.kind {
             Kind::ByteBpe => |_| 1,
             Kind::CharBpe | Kind::Characters => utf8_len,
         };
+        if self.section.header.missing == Missing::Drop {
+            // Before merging: what an unknown symbol divided can merge.
+            len = self.workspace.retain(len, symbol_len, |symbol| self.section.find(symbol).is_some());
+        }
         self.workspace.merge(self.section, len, symbol_len, |symbol| self.symbols.push(symbol))
     }
 }

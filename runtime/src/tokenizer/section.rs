@@ -134,7 +134,7 @@ byte_enum! {
         Text = 1, "one of the text";
         /// All spaces of the first token.
         FirstToken = 2, "all of the first token";
-        /// A space at the start of the text unless a byte token spells it.
+        /// A space at the start of the text unless a byte token or the unknown token spells it.
         Piece = 3, "one of the first piece";
     }
 }
@@ -648,9 +648,10 @@ impl<'a> Section<'a> {
         section.check_tokens()?;
         section.check_tables()?;
         section.check_added()?;
-        section.space_begins_word = [merges, words].iter().all(|table| {
-            table.iter().all(|id| section.token(id).windows(2).all(|w| !matches!(w, [a, b' '] if *a != b' ')))
-        });
+        // Where symbols are dropped, what they divide comes side by side, across any cut.
+        let symbols_stay = header.missing != Missing::Drop;
+        let space_inside = |id| section.token(id).windows(2).any(|pair| matches!(pair, [a, b' '] if *a != b' '));
+        section.space_begins_word = symbols_stay && !merges.iter().chain(words.iter()).any(space_inside);
         Ok(section)
     }
 

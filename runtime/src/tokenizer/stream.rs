@@ -42,17 +42,19 @@ impl<'a> TextStream<'a> {
         if self.tokenizer.is_skipped(id, self.skip_special) {
             return Ok(());
         }
-        let Header { kind, strip, .. } = self.tokenizer.section.header;
+        let Header { kind, strip, collapse, unknown, .. } = self.tokenizer.section.header;
         let mut bytes = self.tokenizer.section.token(id);
         let is_byte = self.tokenizer.section.byte_of(id).is_some();
         if kind != Kind::ByteBpe && !is_byte {
             self.flush(sink)?;
             if self.at_start
                 && strip == Strip::Piece
+                && unknown != Some(id)
                 && let Some(stripped) = bytes.strip_prefix(b" ")
             {
                 bytes = stripped;
-                self.at_start = false;
+                // SentencePiece goes on to the next piece if it was told to take all outer spaces away.
+                self.at_start = collapse;
             }
         }
         if self.at_start && strip == Strip::FirstToken {

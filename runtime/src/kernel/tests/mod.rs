@@ -89,7 +89,7 @@ pub(crate) fn floats() -> impl Strategy<Value = Floats> {
 
 impl Floats {
     pub(crate) fn take(self, n: usize, rng: &mut Rng) -> Vec<f32> {
-        let mut usual = |rng: &mut Rng| (rng.f32() - 0.5) * 8.0;
+        let usual = |rng: &mut Rng| (rng.f32() - 0.5) * 8.0;
         let mut next = |i: usize| match self {
             Floats::Usual => usual(rng),
             Floats::Zeros => 0.0,

@@ -1,0 +1,360 @@
+//! A tokenizer as its files describe it, and its packing into a blob's section.
+//!
+//! The runtime merges a pair of symbols if their bytes together are a token's, at that token's priority (see
+//! `thumbformer::tokenizer` for why that equals a list of merges). What this needs is worked out here: which tokens
+//! merging can produce, and in what order.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use thumbformer::tokenizer::{
+    AddedFlags, Digits, Header, Invalid, Kind, MAX_TOKEN_LEN, Missing, Prefix, Split, Strip, Table, Tokenizer,
+};
+
+use crate::{Error, Result};
+
+/// Most ids without a token: beyond this, a file is broken rather than sparse.
+const MAX_HOLES: usize = 1 << 16;
+
+/// One token.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Token {
+    /// What it adds to a text.
+    pub(super) bytes: Vec<u8>,
+    /// It can come out of plain text: as a single symbol, by merging, or as a whole word.
+    pub(super) plain: bool,
+}
+
+/// Where merge priorities come from.
+#[derive(Clone, Debug)]
+pub(super) enum Merges {
+    /// Left, right and merged token of each merge, first merge first.
+    Pairs(Vec<[u32; 3]>),
+    /// A score for each token; the pair that makes the token of the highest score merges first (SentencePiece).
+    Scores(Vec<f32>),
+}
+
+/// A tokenizer, not packed yet.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    pub(super) kind: Kind,
+    pub(super) split: Split,
+    pub(super) digits: Digits,
+    pub(super) prefix: Prefix,
+    pub(super) missing: Missing,
+    pub(super) invalid: Invalid,
+    pub(super) strip: Strip,
+    pub(super) collapse: bool,
+    /// By id.
+    pub(super) tokens: Vec<Token>,
+    pub(super) merges: Merges,
+    /// A word that is a token is that token, whether merging could produce it or not.
+    pub(super) whole_words: bool,
+    /// Ids of added tokens and their flags.
+    pub(super) added: Vec<(u32, AddedFlags)>,
+    pub(super) special: BTreeSet<u32>,
+    /// Ids before and after every text.
+    pub(super) template: [Vec<u32>; 2],
+    pub(super) prompt: Option<Prompt>,
+    pub(super) unknown: Option<u32>,
+    pub(super) first_byte: Option<u32>,
+    pub(super) bos: Option<u32>,
+    pub(super) eos: Option<u32>,
+    /// Ids by the names that the files use.
+    pub(super) names: HashMap<String, u32>,
+    /// Things the user should know.
+    pub(super) notes: Vec<String>,
+}
+
+/// What is put around a user's text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Prompt {
+    pub(super) start: Vec<u32>,
+    pub(super) end: Vec<u32>,
+    /// The text gets no leading space of the tokenizer's own.
+    pub(super) continues: bool,
+}
+
+impl Draft {
+    /// A tokenizer of a kind that does nothing in particular yet.
+    pub(super) fn new(kind: Kind, tokens: Vec<Token>) -> Self {
+        Draft {
+            kind,
+            split: Split::None,
+            digits: Digits::Joined,
+            prefix: Prefix::Never,
+            missing: Missing::Drop,
+            invalid: Invalid::Lossy,
+            strip: Strip::None,
+            collapse: false,
+            tokens,
+            merges: Merges::Pairs(Vec::new()),
+            whole_words: false,
+            added: Vec::new(),
+            special: BTreeSet::new(),
+            template: Default::default(),
+            prompt: None,
+            unknown: None,
+            first_byte: None,
+            bos: None,
+            eos: None,
+            names: HashMap::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Packs the section. `path` is for errors.
+    pub(super) fn pack(&self, path: &Path) -> Result<Vec<u8>> {
+        if let Some(id) = self.tokens.iter().position(|token| token.bytes.len() > MAX_TOKEN_LEN) {
+            let len = self.tokens[id].bytes.len();
+            return Err(Error::format(
+                path,
+                format!("token {id}: found {len} bytes, expected at most {MAX_TOKEN_LEN}"),
+            ));
+        }
+        let bytes = |id: &u32| self.bytes(*id);
+        let ranks = self.ranks();
+        let mut merges: Vec<u32> = (0..)
+            .zip(&self.tokens)
+            .filter(|(id, token)| ranks.contains_key(id) || self.is_symbol(token))
+            .map(|(id, _)| id)
+            .collect();
+        merges.sort_by_key(bytes);
+        let mut words: Vec<u32> = Vec::new();
+        if self.whole_words {
+            let merged: BTreeSet<u32> = merges.iter().copied().collect();
+            let rest = (0..)
+                .zip(&self.tokens)
+                .filter(|(id, token)| !merged.contains(id) && token.plain && !token.bytes.is_empty());
+            words.extend(rest.map(|(id, _)| id));
+            words.sort_by_key(bytes);
+        }
+        for pair in merges.windows(2).chain(words.windows(2)) {
+            if let [a, b] = pair
+                && bytes(a) == bytes(b)
+            {
+                let spelled = String::from_utf8_lossy(bytes(a));
+                return Err(Error::format(
+                    path,
+                    format!("tokens {a} and {b} are both {spelled:?}, expected different tokens"),
+                ));
+            }
+        }
+        let in_id_order = {
+            let mut by_rank: Vec<(u32, u32)> = ranks.iter().map(|(&id, &rank)| (rank, id)).collect();
+            by_rank.sort_unstable();
+            by_rank.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1)
+        };
+        let rank_table: Vec<u32> = if in_id_order {
+            Vec::new()
+        } else {
+            let used: BTreeSet<u32> = ranks.values().copied().collect();
+            let dense: HashMap<u32, u32> = used.into_iter().zip(0..).collect();
+            merges.iter().map(|id| ranks.get(id).and_then(|rank| dense.get(rank)).copied().unwrap_or(0)).collect()
+        };
+        let class = |normalized| {
+            let of_class =
+                self.added.iter().filter(move |(_, flags)| (flags.0 & AddedFlags::NORMALIZED != 0) == normalized);
+            let mut class: Vec<(u32, AddedFlags)> = of_class.copied().collect();
+            class.sort_by_key(|(id, _)| bytes(id));
+            class
+        };
+        let (raw, normalized) = (class(false), class(true));
+        let added: Vec<(u32, AddedFlags)> = raw.iter().chain(&normalized).copied().collect();
+        let prompt = self.prompt.clone().unwrap_or_default();
+        let affixes = [&self.template[0], &self.template[1], &prompt.start, &prompt.end];
+        let count = |len: usize, what: &str| {
+            u32::try_from(len).map_err(|_| Error::format(path, format!("found {len} {what}, expected fewer")))
+        };
+        let short = |ids: &Vec<u32>| {
+            u16::try_from(ids.len()).map_err(|_| {
+                Error::format(path, format!("found {} ids before or after a text, expected at most 65535", ids.len()))
+            })
+        };
+        let header = Header {
+            kind: self.kind,
+            split: self.split,
+            digits: self.digits,
+            prefix: self.prefix,
+            missing: self.missing,
+            invalid: self.invalid,
+            strip: self.strip,
+            collapse: self.collapse,
+            prompt: self.prompt.is_some(),
+            prompt_continues: prompt.continues,
+            vocab: count(self.tokens.len(), "tokens")?,
+            bytes: count(self.tokens.iter().map(|token| token.bytes.len()).sum(), "bytes of tokens")?,
+            merges: count(merges.len(), "merges")?,
+            ranks: !rank_table.is_empty(),
+            words: count(words.len(), "words")?,
+            added_raw: count(raw.len(), "added tokens")?,
+            added_normalized: count(normalized.len(), "added tokens")?,
+            special: count(self.special.len(), "special tokens")?,
+            affixes: [short(affixes[0])?, short(affixes[1])?, short(affixes[2])?, short(affixes[3])?],
+            unknown: self.unknown,
+            first_byte: self.first_byte,
+            bos: self.bos,
+            eos: self.eos,
+        };
+        let mut section = header
+            .write()
+            .ok_or_else(|| Error::format(path, format!("found {} added tokens, expected at most 65535", added.len())))?
+            .to_vec();
+        for table in Table::ALL {
+            let (_, width) = header.table(table);
+            let mut put =
+                |ids: &[u32]| ids.iter().for_each(|id| section.extend(&id.to_le_bytes()[..usize::from(width)]));
+            match table {
+                Table::Offsets => {
+                    let ends = self.tokens.iter().scan(0, |end, token| {
+                        *end += token.bytes.len() as u32;
+                        Some(*end)
+                    });
+                    put(&std::iter::once(0).chain(ends).collect::<Vec<u32>>());
+                }
+                Table::Merges => put(&merges),
+                Table::Ranks => put(&rank_table),
+                Table::Words => put(&words),
+                Table::Added => put(&added.iter().map(|(id, _)| *id).collect::<Vec<u32>>()),
+                Table::Special => put(&self.special.iter().copied().collect::<Vec<u32>>()),
+                Table::TemplateStart => put(affixes[0]),
+                Table::TemplateEnd => put(affixes[1]),
+                Table::PromptStart => put(affixes[2]),
+                Table::PromptEnd => put(affixes[3]),
+                Table::AddedFlags => section.extend(added.iter().map(|(_, flags)| flags.0)),
+                Table::Bytes => self.tokens.iter().for_each(|token| section.extend(&token.bytes)),
+            }
+        }
+        // The device's own check: what it would refuse is refused here.
+        match Tokenizer::new(&section, header.vocab) {
+            Ok(_) => Ok(section),
+            Err(error) => Err(Error::format(path, error.to_string())),
+        }
+    }
+
+    pub(super) fn bytes(&self, id: u32) -> &[u8] {
+        self.tokens.get(id as usize).map_or(&[], |token| &token.bytes)
+    }
+
+    /// The token is one symbol of plain text.
+    fn is_symbol(&self, token: &Token) -> bool {
+        token.plain && !token.bytes.is_empty() && self.symbol_len(&token.bytes) == token.bytes.len()
+    }
+
+    /// Length of the symbol that `bytes` begin with.
+    fn symbol_len(&self, bytes: &[u8]) -> usize {
+        match self.kind {
+            Kind::ByteBpe => bytes.len().min(1),
+            _ => bytes.utf8_chunks().next().and_then(|chunk| chunk.valid().chars().next()).map_or(1, char::len_utf8),
+        }
+    }
+
+    /// Priorities of the tokens that merging can produce: that of the last merge when the token's own text is merged.
+    fn ranks(&self) -> HashMap<u32, u32> {
+        let plain = || (0..).zip(&self.tokens).filter(|(_, token)| token.plain && !token.bytes.is_empty());
+        let by_bytes: HashMap<&[u8], u32> = plain().map(|(id, token)| (token.bytes.as_slice(), id)).collect();
+        match &self.merges {
+            Merges::Pairs(pairs) => {
+                // A pair that is listed twice has its last place, as in a dictionary that is filled from the list.
+                let ranks: HashMap<(u32, u32), (u32, u32)> = pairs
+                    .iter()
+                    .zip(0..)
+                    .map(|(&[left, right, merged], rank)| ((left, right), (rank, merged)))
+                    .collect();
+                let merge = |left: &Symbol<'_>, right: &Symbol<'_>| ranks.get(&(left.id?, right.id?)).copied();
+                let merged: BTreeSet<u32> = pairs.iter().map(|&[.., merged]| merged).collect();
+                merged.into_iter().filter_map(|id| Some((id, self.rank(id, &by_bytes, merge)?))).collect()
+            }
+            Merges::Scores(scores) => {
+                let score = |id: u32| scores.get(id as usize).copied().unwrap_or(0.0);
+                let mut descending: Vec<f32> = plain().map(|(id, _)| score(id)).collect();
+                descending.sort_unstable_by(|a, b| b.total_cmp(a));
+                descending.dedup();
+                let rank = |id| descending.partition_point(|&other| other.total_cmp(&score(id)).is_gt()) as u32;
+                let merge = |left: &Symbol<'_>, right: &Symbol<'_>| {
+                    let both = left.bytes.len() + right.bytes.len();
+                    let id = *by_bytes.get(left.text.get(..both)?)?;
+                    Some((rank(id), id))
+                };
+                plain().filter_map(|(id, _)| Some((id, self.rank(id, &by_bytes, merge)?))).collect()
+            }
+        }
+    }
+
+    /// Merges a token's own text by the book; the priority of the last merge if the token comes out of it.
+    fn rank(
+        &self,
+        token: u32,
+        by_bytes: &HashMap<&[u8], u32>,
+        merge: impl Fn(&Symbol<'_>, &Symbol<'_>) -> Option<(u32, u32)>,
+    ) -> Option<u32> {
+        let mut text = self.tokens.get(token as usize).filter(|token| token.plain)?.bytes.as_slice();
+        let mut symbols = Vec::new();
+        while !text.is_empty() {
+            let bytes = text.get(..self.symbol_len(text))?;
+            symbols.push(Symbol { id: by_bytes.get(bytes).copied(), bytes, text });
+            text = text.get(bytes.len()..)?;
+        }
+        let mut last = None;
+        loop {
+            let pairs = symbols.windows(2).enumerate();
+            let merges =
+                pairs.filter_map(|(at, pair)| merge(pair.first()?, pair.get(1)?).map(|(rank, id)| (rank, at, id)));
+            let Some((rank, at, id)) = merges.min() else { break };
+            let right = symbols.remove(at + 1);
+            let left = symbols.get_mut(at)?;
+            *left =
+                Symbol { id: Some(id), bytes: left.text.get(..left.bytes.len() + right.bytes.len())?, text: left.text };
+            last = Some((id, rank));
+        }
+        last.filter(|&(id, _)| symbols.len() == 1 && id == token).map(|(_, rank)| rank)
+    }
+}
+
+/// A part of a token's text while it is merged.
+struct Symbol<'t> {
+    id: Option<u32>,
+    bytes: &'t [u8],
+    /// The token's text from this symbol on.
+    text: &'t [u8],
+}
+
+/// A table of tokens by id, built entry by entry.
+#[derive(Default)]
+pub(super) struct TokenTable {
+    tokens: Vec<Option<Token>>,
+    count: usize,
+}
+
+impl TokenTable {
+    /// Puts a token in its place.
+    ///
+    /// # Errors
+    /// What stands there already, or an id far beyond the number of tokens; `field` names the entry.
+    pub(super) fn insert(&mut self, path: &Path, field: impl Fn() -> String, id: u32, token: Token) -> Result<()> {
+        let index = id as usize;
+        let error = |found: String, expected: &str| Error::Field {
+            path: path.into(),
+            field: field(),
+            found,
+            expected: expected.into(),
+        };
+        if index >= self.count + MAX_HOLES || id >= thumbformer::arch::MAX_VOCAB {
+            return Err(error(format!("id {id}"), "ids near the number of tokens"));
+        }
+        if index >= self.tokens.len() {
+            self.tokens.resize(index + 1, None);
+        }
+        if let Some(there) = &self.tokens[index] {
+            let there = String::from_utf8_lossy(&there.bytes);
+            return Err(error(format!("id {id}, which is {there:?} already"), "an id of its own"));
+        }
+        self.count += 1;
+        self.tokens[index] = Some(token);
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Vec<Token> {
+        self.tokens.into_iter().map(Option::unwrap_or_default).collect()
+    }
+}
