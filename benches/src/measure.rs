@@ -1,0 +1,331 @@
+//! Times whole models: prompts, steps, loading, memory; and checks that every setting computed the same bits.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use thumbformer::arch::Arch;
+use thumbformer::decode::argmax;
+use thumbformer::kernel::pool::Pool;
+use thumbformer::workers::Workers;
+use thumbformer::{Backend, Digest, Limits, Model, Plan, Session};
+use thumbformer_convert::memory::AlignedBytes;
+
+/// A way to run a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting<'p> {
+    /// The inner loops.
+    pub backend: Backend,
+    /// Who works.
+    pub pool: &'p Pool,
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Tokens generated after it.
+    pub steps: usize,
+}
+
+/// Medians of one setting's runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// From the prompt's ids to the first generated one.
+    pub prefill: Duration,
+    /// A step: one token in, the next one out.
+    pub step: Duration,
+}
+
+/// How often to run every setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Rounds {
+    /// Runs of each setting; the settings take turns, so that a slow moment of the machine hits them alike.
+    pub count: usize,
+    /// A run repeats prompt and steps until each has taken this long.
+    pub least: Duration,
+}
+
+/// Ids that use the whole vocabulary, a function of its size alone.
+pub fn prompt(vocab: u32, tokens: usize) -> Vec<u32> {
+    (0u32..).map(|i| (i.wrapping_mul(0x9E37_79B9) >> 8) % vocab.max(1)).take(tokens).collect()
+}
+
+/// Room for a session, owned.
+#[derive(Debug)]
+pub struct Buffers {
+    plan: Plan,
+    cache: AlignedBytes,
+    scratch: AlignedBytes,
+}
+
+impl Buffers {
+    /// For a session on `model` of `context` positions that takes prompts in chunks of `chunk`.
+    ///
+    /// # Errors
+    /// Those of [`Plan::new`].
+    pub fn new(model: &Model<'_>, context: usize, chunk: usize) -> anyhow::Result<Self> {
+        let limit = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let plan = Plan::for_header(model.header(), Limits::new(limit(context), limit(chunk)))?;
+        let (cache, scratch) = (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
+        Ok(Self { plan, cache, scratch })
+    }
+
+    /// A session in these buffers; they are free again when it ends.
+    ///
+    /// # Errors
+    /// The buffers were made for another model.
+    pub fn session<'m, 'b, W: Workers + Sync>(
+        &'b mut self,
+        model: &Model<'m>,
+        backend: Backend,
+        workers: W,
+    ) -> anyhow::Result<Session<'m, 'b, W>> {
+        Ok(Session::with(*model, &self.plan, &mut self.cache, &mut self.scratch, backend, workers)?)
+    }
+}
+
+/// Runs the prompt from position 0 and generates greedily, `tokens` tokens at most or until one of `end` has been chosen:
+/// the ids, and the digest of all the logits that they were chosen from. The firmware computes the same two.
+///
+/// # Errors
+/// The session's: ids outside the vocabulary, a context that is too short.
+pub fn replay<W: Workers + Sync>(
+    session: &mut Session<'_, '_, W>,
+    prompt: &[u32],
+    tokens: usize,
+    end: &[u32],
+) -> anyhow::Result<(Vec<u32>, Digest)> {
+    let (mut ids, mut digest) = (Vec::with_capacity(tokens), Digest::new());
+    session.reset();
+    let mut logits = session.prefill(prompt)?;
+    while ids.len() < tokens {
+        digest.update(logits);
+        let id = argmax(logits);
+        ids.push(id);
+        if ids.len() == tokens || end.contains(&id) {
+            break;
+        }
+        logits = session.step(id)?;
+    }
+    Ok((ids, digest))
+}
+
+/// A fixed prompt and a few steps, on every backend of this processor and every pool: their one digest.
+///
+/// # Errors
+/// Two settings differ; the message names both.
+pub fn verify(model: &Model<'_>, pools: &[Pool]) -> anyhow::Result<Digest> {
+    let context = model.arch().context as usize;
+    let prompt = prompt(model.arch().vocab, 24.min(context));
+    let tokens = 8.min(context - prompt.len() + 1);
+    let mut expected: Option<(Digest, String)> = None;
+    for backend in Backend::available() {
+        for pool in pools {
+            // A chunk that divides neither the prompt nor a kernel's number of tokens.
+            let mut buffers = Buffers::new(model, prompt.len() + tokens - 1, 11)?;
+            let (_, digest) = replay(&mut buffers.session(model, backend, pool)?, &prompt, tokens, &[])?;
+            let setting = format!("{} on {} threads", backend.name(), pool.count());
+            match &expected {
+                None => expected = Some((digest, setting)),
+                Some((other, name)) if *other != digest => {
+                    bail!(
+                        "logits differ: {name} has the digest {:016x}, {setting} {:016x}",
+                        other.value(),
+                        digest.value()
+                    )
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    expected.map(|(digest, _)| digest).context("no threads to run on")
+}
+
+/// Prompt lengths of `wanted` that leave room for `steps` in the context; if none does, three quarters of the context,
+/// and what is left for steps.
+pub fn fit(arch: &Arch, wanted: &[usize], steps: usize) -> Vec<(usize, usize)> {
+    let context = arch.context as usize;
+    let fitting: Vec<_> = wanted.iter().filter(|&&p| p + steps <= context).map(|&p| (p, steps)).collect();
+    if !fitting.is_empty() {
+        return fitting;
+    }
+    let prompt = (context * 3 / 4).max(1);
+    vec![(prompt, steps.min(context - prompt))]
+}
+
+/// Times every setting. All that share a prompt must generate the same ids.
+///
+/// # Errors
+/// They do not, or the session refused something.
+pub fn time(
+    model: &Model<'_>,
+    buffers: &mut Buffers,
+    settings: &[Setting<'_>],
+    rounds: Rounds,
+) -> anyhow::Result<Vec<Timing>> {
+    let mut samples = vec![(Vec::new(), Vec::new()); settings.len()];
+    let mut answers: Vec<(usize, Vec<u32>)> = Vec::new();
+    // The first round warms caches and threads up, and does not count.
+    for round in 0..=rounds.count {
+        for (setting, (prefill, step)) in settings.iter().zip(&mut samples) {
+            let (timing, ids) = run(model, buffers, setting, rounds.least)?;
+            match answers.iter().find(|(prompt, _)| *prompt == setting.prompt) {
+                None => answers.push((setting.prompt, ids)),
+                Some((_, expected)) => ensure!(
+                    *expected == ids,
+                    "{} on {} threads generated other tokens than the setting before it",
+                    setting.backend.name(),
+                    setting.pool.count()
+                ),
+            }
+            if round > 0 {
+                prefill.push(timing.prefill);
+                step.push(timing.step);
+            }
+        }
+    }
+    Ok(samples.into_iter().map(|(prefill, step)| Timing { prefill: median(prefill), step: median(step) }).collect())
+}
+
+/// One run of one setting, and the ids it generated.
+fn run(
+    model: &Model<'_>,
+    buffers: &mut Buffers,
+    setting: &Setting<'_>,
+    least: Duration,
+) -> anyhow::Result<(Timing, Vec<u32>)> {
+    let mut session = buffers.session(model, setting.backend, setting.pool)?;
+    let prompt = prompt(model.arch().vocab, setting.prompt);
+    let mut first = 0;
+    let prefill = repeat(least, || {
+        session.reset();
+        first = argmax(session.prefill(&prompt)?);
+        Ok(())
+    })?;
+    let mut ids = Vec::with_capacity(setting.steps + 1);
+    let steps = repeat(least, || {
+        session.rewind(prompt.len())?;
+        ids.clear();
+        ids.push(first);
+        let mut id = first;
+        for _ in 0..setting.steps {
+            id = argmax(session.step(id)?);
+            ids.push(id);
+        }
+        Ok(())
+    })?;
+    Ok((Timing { prefill, step: steps.div_f64(setting.steps.max(1) as f64) }, ids))
+}
+
+/// The mean time of `work`, repeated until `least` has passed.
+fn repeat(least: Duration, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Duration> {
+    let start = Instant::now();
+    let mut count = 0u32;
+    loop {
+        work()?;
+        count += 1;
+        let elapsed = start.elapsed();
+        if elapsed >= least {
+            return Ok(elapsed / count);
+        }
+    }
+}
+
+/// The median time of checking a blob, which is all that loading is.
+///
+/// # Errors
+/// It is not a valid blob.
+pub fn load(blob: &[u8], rounds: Rounds) -> anyhow::Result<Duration> {
+    let times = (0..rounds.count.max(1)).map(|_| {
+        repeat(Duration::ZERO, || {
+            std::hint::black_box(Model::new(std::hint::black_box(blob))?);
+            Ok(())
+        })
+    });
+    Ok(median(times.collect::<anyhow::Result<_>>()?))
+}
+
+/// The middle one, the upper of two.
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// The most memory that this process has occupied, in bytes; `None` where the system does not say (it is read from
+/// Linux's `/proc`).
+pub fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subject::{LADDER, Subject};
+    use thumbformer::packing::Layout;
+
+    fn tiny() -> Subject {
+        Subject::generate(&LADDER[0], Layout::Rows8, 32).unwrap()
+    }
+
+    #[test]
+    fn one_digest_for_all_threads_and_another_for_another_model() {
+        let pools = [Pool::new(1), Pool::new(3)];
+        let digests = [32, 64].map(|group| {
+            let subject = Subject::generate(&LADDER[0], Layout::Rows8, group).unwrap();
+            verify(&subject.model().unwrap(), &pools).unwrap()
+        });
+        assert_ne!(digests[0], digests[1]);
+        let chips = Subject::generate(&LADDER[0], Layout::Dsp, 32).unwrap();
+        assert_eq!(verify(&chips.model().unwrap(), &pools).unwrap(), digests[0]);
+    }
+
+    #[test]
+    fn every_setting_is_timed() {
+        let subject = tiny();
+        let model = subject.model().unwrap();
+        let pools = [Pool::new(1), Pool::new(2)];
+        let backend = Backend::detect();
+        let settings =
+            [(0, 9), (1, 9), (1, 3)].map(|(pool, prompt)| Setting { backend, pool: &pools[pool], prompt, steps: 4 });
+        let mut buffers = Buffers::new(&model, 16, 8).unwrap();
+        let rounds = Rounds { count: 2, least: Duration::from_millis(1) };
+        let timings = time(&model, &mut buffers, &settings, rounds).unwrap();
+        assert_eq!(timings.len(), 3);
+        assert!(timings.iter().all(|t| t.prefill > Duration::ZERO && t.step > Duration::ZERO));
+        assert!(load(subject.blob(), rounds).unwrap() > Duration::ZERO);
+    }
+
+    #[test]
+    fn a_replay_is_what_its_parts_are() {
+        let subject = tiny();
+        let model = subject.model().unwrap();
+        let mut buffers = Buffers::new(&model, 16, 4).unwrap();
+        let mut session = buffers.session(&model, Backend::PORTABLE, thumbformer::workers::Serial).unwrap();
+        let (ids, digest) = replay(&mut session, &[1, 2, 3], 3, &[]).unwrap();
+        session.reset();
+        let mut expected = Digest::new();
+        expected.update(session.prefill(&[1, 2, 3]).unwrap());
+        for &id in &ids[..2] {
+            expected.update(session.step(id).unwrap());
+        }
+        assert_eq!((ids.len(), digest), (3, expected));
+        let (ended, _) = replay(&mut session, &[1, 2, 3], 3, &ids[1..2]).unwrap();
+        assert_eq!(ended, ids[..2]);
+        assert!(replay(&mut session, &[1, 2, 3], 15, &[]).unwrap_err().to_string().contains("context full"));
+    }
+
+    #[test]
+    fn prompts_fit_the_context() {
+        let mut arch = LADDER[0].arch();
+        arch.context = 300;
+        assert_eq!(fit(&arch, &[256, 512], 32), [(256, 32)]);
+        assert_eq!(fit(&arch, &[256, 512], 64), [(225, 64)]);
+        arch.context = 1;
+        assert_eq!(fit(&arch, &[256], 64), [(1, 0)]);
+    }
+
+    #[test]
+    fn peak_memory_is_a_figure_on_linux() {
+        if cfg!(target_os = "linux") {
+            assert!(peak_rss().unwrap() > 1 << 20);
+        }
+    }
+}
