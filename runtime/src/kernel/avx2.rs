@@ -136,7 +136,7 @@ impl Kernel for Avx2 {
     #[inline(always)]
     fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
         // SAFETY: the processor has AVX2 (`new`).
-        (unsafe { quantize(x, q) }, 0)
+        unsafe { (quantize(x, q), sum(q)) }
     }
 
     #[inline(always)]

@@ -72,10 +72,10 @@ pub(super) trait Kernel: Copy {
         self.dot8(words, x, x.iter().map(|&x| i32::from(x)).sum())
     }
 
-    /// [`math::quantize`] for one group: its scale, and the sum of its values if the products need it, else 0.
+    /// [`math::quantize`] for one group: its scale, and the sum of its values.
     #[inline(always)]
     fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
-        (math::quantize(x, q), 0)
+        (math::quantize(x, q), q.iter().map(|&q| i32::from(q)).sum())
     }
 }
 
