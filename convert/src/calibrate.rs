@@ -7,7 +7,7 @@
 use thumbformer::decode::argmax;
 use thumbformer::kernel::pool::Pool;
 use thumbformer::workers::Workers;
-use thumbformer::{Backend, Limits, Model, Plan, Session, math};
+use thumbformer::{Backend, Limits, Model, Plan, Session, SessionError, math};
 
 use crate::memory::AlignedBytes;
 use crate::random::SplitMix64;
@@ -56,22 +56,46 @@ pub fn mean_keys(model: Model<'_>, text: &Text) -> Result<Vec<Vec<f32>>> {
         }
         Text::Generated { seed } => {
             let affordable = (BUDGET / arch.parameters().max(1)) as usize;
-            let start = model.special().start.or(model.special().end().first().copied()).unwrap_or(0);
-            let mut random = SplitMix64(*seed);
-            let mut id = start;
-            for _ in 0..TOKENS.min(affordable).max(FEWEST_TOKENS) {
-                if session.position() == session.context() || (session.position() > 0 && id == start) {
-                    sum.add(&mut session);
-                    session.reset();
-                    id = start;
-                }
-                let next = sample(session.step(id).map_err(|e| usage(&e))?, &mut random);
-                id = if model.special().end().contains(&next) { start } else { next };
-            }
-            sum.add(&mut session);
+            let tokens = TOKENS.min(affordable).max(FEWEST_TOKENS);
+            own_words(&mut session, tokens, *seed, |session| sum.add(session)).map_err(|e| usage(&e))?;
         }
     }
     Ok(sum.means())
+}
+
+/// Lets a model talk to itself for `tokens` tokens: sequences from its start token to an end token or a full context, each
+/// token drawn with the model's own probability. `ended` sees the session at the end of each sequence, before it is reset.
+/// Returns the sequences.
+///
+/// # Errors
+/// None but the session's.
+pub fn own_words<W: Workers + Sync>(
+    session: &mut Session<'_, '_, W>,
+    tokens: usize,
+    seed: u64,
+    mut ended: impl FnMut(&mut Session<'_, '_, W>),
+) -> Result<Vec<Vec<u32>>, SessionError> {
+    let special = *session.model().special();
+    let start = special.start.or(special.end().first().copied()).unwrap_or(0);
+    let mut random = SplitMix64(seed);
+    let mut sequences = Vec::new();
+    let mut left = tokens;
+    while left > 0 {
+        session.reset();
+        let mut sequence = vec![start];
+        loop {
+            let id = sequence.last().copied().unwrap_or(start);
+            let next = sample(session.step(id)?, &mut random);
+            left -= 1;
+            if left == 0 || special.end().contains(&next) || session.position() == session.context() {
+                break;
+            }
+            sequence.push(next);
+        }
+        ended(session);
+        sequences.push(sequence);
+    }
+    Ok(sequences)
 }
 
 /// A token with the model's own probability.

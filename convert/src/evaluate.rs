@@ -60,10 +60,10 @@ pub struct TextReport {
 /// Fewer than two ids, a window that does not fit, an id outside the vocabulary.
 pub fn text(
     model: &mut dyn Engine,
-    mut reference: Option<&mut dyn Engine>,
+    reference: Option<&mut dyn Engine>,
     ids: &[u32],
     window: usize,
-    mut progress: impl FnMut(usize),
+    progress: impl FnMut(usize),
 ) -> Result<TextReport> {
     let context = reference.as_ref().map_or(model.context(), |r| r.context().min(model.context()));
     if window < 2 || window > context {
@@ -72,6 +72,19 @@ pub fn text(
     if ids.len() < 2 {
         return Err(Error::Usage(format!("{} tokens are too few to score: at least 2 are needed", ids.len())));
     }
+    windows(model, reference, ids.chunks(window), progress)
+}
+
+/// Scores sequences, each run alone from position 0; a sequence's first token is not scored.
+///
+/// # Errors
+/// A sequence longer than the context, an id outside the vocabulary, a reference of another vocabulary.
+pub fn windows<'w>(
+    model: &mut dyn Engine,
+    mut reference: Option<&mut dyn Engine>,
+    windows: impl Iterator<Item = &'w [u32]>,
+    mut progress: impl FnMut(usize),
+) -> Result<TextReport> {
     if let Some(reference) = &reference
         && reference.arch().vocab != model.arch().vocab
     {
@@ -84,7 +97,7 @@ pub fn text(
     let (mut own, mut other) = (Sum::default(), Sum::default());
     let mut compared = Comparison::default();
     let mut rows = Rows::default();
-    for window in ids.chunks(window) {
+    for window in windows {
         model.reset();
         if let Some(reference) = &mut reference {
             reference.reset();

@@ -65,8 +65,8 @@ pub struct HeadCache<'a> {
 pub(crate) struct Tile<'a> {
     pub(crate) keys: &'a [u8],
     pub(crate) values: &'a [u8],
-    pub(crate) key_scales: &'a [f32],
-    pub(crate) value_scales: &'a [f32],
+    pub(crate) key_scales: &'a [f32; TILE],
+    pub(crate) value_scales: &'a [f32; TILE],
 }
 
 impl<'a> HeadCache<'a> {
@@ -75,7 +75,7 @@ impl<'a> HeadCache<'a> {
     pub(crate) fn tiles(&self, visible: usize) -> impl Iterator<Item = Tile<'a>> + use<'a> {
         let keys = self.keys.chunks_exact(TILE * self.shape.key_bytes());
         let values = self.values.chunks_exact(TILE * self.shape.value_rows());
-        let scales = self.key_scales.chunks_exact(TILE).zip(self.value_scales.chunks_exact(TILE));
+        let scales = self.key_scales.as_chunks().0.iter().zip(self.value_scales.as_chunks().0);
         keys.zip(values)
             .zip(scales)
             .take(visible.div_ceil(TILE))
@@ -115,25 +115,25 @@ impl HeadCacheMut<'_> {
         if let Some(scale) = self.key_scales.get_mut(position) {
             *scale = quantize(key, q);
         }
-        for (i, quad) in q.as_chunks::<QUAD>().0.iter().enumerate() {
-            let at = layout.quad_offset(position, i * QUAD, head_dim);
-            if let Some(slot) = self.keys.get_mut(at..at + QUAD) {
-                slot.copy_from_slice(&layout.encode(*quad));
+        let key_at = layout.quad_offset(position, 0, head_dim);
+        let key_quads = self.keys.get_mut(key_at..).unwrap_or(&mut []).chunks_mut(layout.quad_bytes());
+        for (quad, slot) in q.as_chunks::<QUAD>().0.iter().zip(key_quads) {
+            if let Some(slot) = slot.first_chunk_mut() {
+                *slot = layout.encode(*quad);
             }
         }
         if let Some(scale) = self.value_scales.get_mut(position) {
             *scale = quantize(value, q);
         }
         let (tile, column) = (position / TILE, position % TILE);
-        let tile = tile * TILE * self.shape.value_rows();
-        for (row, &q) in q.iter().take(head_dim).enumerate() {
-            let at = tile + layout.quad_offset(row, column, TILE);
-            if let Some(slot) = self.values.get_mut(at..).and_then(|s| s.first_chunk_mut()) {
-                let mut quad = layout.decode(*slot);
-                if let Some(weight) = quad.get_mut(column % QUAD) {
-                    *weight = q;
-                }
-                *slot = layout.encode(quad);
+        let tile_bytes = TILE * self.shape.value_rows();
+        let tile = self.values.get_mut(tile * tile_bytes..(tile + 1) * tile_bytes).unwrap_or(&mut []);
+        let rows = layout.block_rows();
+        for (block, q) in tile.chunks_exact_mut(rows * TILE).zip(q.chunks(rows)) {
+            // The quad of this column: one slot for each row.
+            let quad = block.get_mut(column / QUAD * layout.quad_bytes()..).unwrap_or(&mut []);
+            for (slot, &q) in quad.as_chunks_mut::<QUAD>().0.iter_mut().zip(q) {
+                layout.replace(slot, column % QUAD, q);
             }
         }
     }

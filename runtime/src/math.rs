@@ -10,7 +10,7 @@ use crate::arch::{Activation, Norm};
 pub const LANES: usize = 8;
 
 /// Adding and subtracting this rounds a float of magnitude below 2²² to the nearest integer, ties to even.
-const ROUND: f32 = 12_582_912.0;
+pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// Combines the lanes of a reduction in the one order there is.
 #[inline(always)]
@@ -48,7 +48,9 @@ pub fn max(x: &[f32], floor: f32, f: impl Fn(f32) -> f32) -> f32 {
     for (lane, &x) in lanes.iter_mut().zip(tail) {
         *lane = larger(*lane, f(x));
     }
-    lanes.iter().fold(floor, |m, &x| larger(m, x))
+    // Any order gives the same maximum; this one keeps to vectors.
+    let half: [f32; 4] = core::array::from_fn(|i| larger(lanes[i], lanes[i + 4]));
+    larger(larger(half[0], half[2]), larger(half[1], half[3]))
 }
 
 /// eˣ within two units in the last place for −87 ≤ x ≤ 88, and the value at the nearer bound outside; NaN counts as −87.
@@ -151,22 +153,33 @@ pub fn norm(kind: Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]
     }
 }
 
+/// The integer of a value times 127/absmax, rounded half to even: the low byte of the rounded sum's bits.
+#[inline(always)]
+pub(crate) fn round(x: f32, inverse: f32) -> i8 {
+    (x * inverse + ROUND).to_bits() as i8
+}
+
+/// 127 over the largest magnitude of a group, and the group's scale; `None` for a group that counts as zero.
+#[inline(always)]
+pub(crate) fn steps(x: &[f32]) -> Option<(f32, f32)> {
+    let absmax = max(x, 0.0, f32::abs);
+    let inverse = 127.0 / absmax;
+    inverse.is_finite().then_some((inverse, absmax / 127.0))
+}
+
 /// Quantizes one group: `s = absmax/127`, `q = round_half_even(x·(127/absmax))`. Returns `s`.
 ///
 /// A group so small that 127/absmax overflows (below 4·10⁻³⁷) counts as zero: `s = 0` and all `q = 0`.
 #[inline(always)]
 pub fn quantize(x: &[f32], q: &mut [i8]) -> f32 {
-    let absmax = max(x, 0.0, f32::abs);
-    let inverse = 127.0 / absmax;
-    if !inverse.is_finite() {
+    let Some((inverse, scale)) = steps(x) else {
         q.fill(0);
         return 0.0;
-    }
+    };
     for (q, &x) in q.iter_mut().zip(x) {
-        // The low byte of the rounded sum's bits is the integer.
-        *q = (x * inverse + ROUND).to_bits() as i8;
+        *q = round(x, inverse);
     }
-    absmax / 127.0
+    scale
 }
 
 /// Rotates one head by RoPE: dimension i is paired with i + half, where `cos_sin` holds `half` cosines, then `half` sines.

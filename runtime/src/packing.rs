@@ -66,6 +66,20 @@ impl Layout {
         }
     }
 
+    /// Replaces weight `i` (0 to 3) of a stored quad.
+    #[inline(always)]
+    pub const fn replace(self, bytes: &mut [u8; QUAD], i: usize, w: i8) {
+        let i = i % QUAD;
+        match self {
+            Layout::Rows8 => bytes[i] = w as u8,
+            Layout::Dsp => {
+                let mut quad = self.decode(*bytes);
+                quad[i] = w;
+                *bytes = self.encode(quad);
+            }
+        }
+    }
+
     /// The four weights of a stored quad. Inverse of [`Layout::encode`] for weights in −127…127.
     #[inline(always)]
     pub const fn decode(self, bytes: [u8; QUAD]) -> [i8; QUAD] {

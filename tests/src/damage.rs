@@ -3,6 +3,7 @@
 use fastrand::Rng;
 use thumbformer::blob::header::Header;
 use thumbformer::plan::PlanError;
+use thumbformer::tokenizer::{EncodeOptions, Tokenizer, workspace_len};
 use thumbformer::workers::Serial;
 use thumbformer::{Backend, BlobError, Limits, Model, Plan};
 use thumbformer_convert::memory::AlignedBytes;
@@ -34,6 +35,10 @@ pub fn exercise(blob: &[u8]) -> Result<Trace, BlobError> {
     assert!((0..arch.layers).all(|layer| model.layer(layer).is_some()));
     assert!(model.layer(arch.layers).is_none());
 
+    if let Some(tokenizer) = model.tokenizer() {
+        exercise_tokenizer(tokenizer, arch.vocab);
+    }
+
     let ids: Vec<u32> = (0..7).map(|i| (i * 5 + arch.vocab - 1) % arch.vocab).collect();
     let run = |backend| {
         let setting = Setting { backend, chunk: 3, logit_rows: 2, dirt: [0xFF; 4] };
@@ -50,6 +55,48 @@ pub fn exercise(blob: &[u8]) -> Result<Trace, BlobError> {
     let trace = run(Backend::PORTABLE);
     assert_eq!(run(Backend::detect()), trace);
     Ok(trace)
+}
+
+/// Texts that pre-tokenizers and merges stumble over.
+const TEXTS: [&str; 7] = [
+    "",
+    " ",
+    "dim the lamp to 40%",
+    "<|end|> <s></s>\r\n\t  ",
+    "naïve \u{65}\u{301}\u{2581}",
+    "日本語🙂\u{1F1E6}",
+    "aaaaaaaaaaaaaaaa",
+];
+
+/// Encodes and decodes. Whatever the tokenizer says, its ids are the model's.
+fn exercise_tokenizer(tokenizer: &Tokenizer<'_>, vocab: u32) {
+    assert!(tokenizer.vocab() <= vocab);
+    for text in TEXTS {
+        let mut workspace = [0; workspace_len(64)];
+        for room in [256, 3] {
+            let mut ids = [u32::MAX; 256];
+            for add_special_tokens in [true, false] {
+                let options = EncodeOptions { add_special_tokens, ..EncodeOptions::default() };
+                if let Ok(count) = tokenizer.encode(text, options, &mut workspace, &mut ids[..room]) {
+                    assert!(ids[..count].iter().all(|id| *id < vocab), "{text}: {:?}", &ids[..count]);
+                }
+            }
+            if let Ok(count) = tokenizer.encode_prompt(text, &mut workspace, &mut ids[..room]) {
+                assert!(ids[..count].iter().all(|id| *id < vocab), "{text}: {:?}", &ids[..count]);
+            }
+        }
+    }
+    let ids: Vec<u32> = (0..40).map(|i| i * i * 31 % (vocab + 2)).chain([vocab, u32::MAX]).collect();
+    for skip_special in [true, false] {
+        let (mut text, mut streamed) = (String::new(), String::new());
+        tokenizer.decode(&ids, skip_special, &mut text).expect("a string takes all");
+        let mut stream = tokenizer.stream(skip_special);
+        ids.iter().for_each(|id| stream.push(*id, &mut streamed).expect("a string takes all"));
+        stream.finish(&mut streamed).expect("a string takes all");
+    }
+    assert!(tokenizer.special_tokens().all(|id| id < vocab && tokenizer.is_special(id)));
+    assert!([tokenizer.bos(), tokenizer.eos()].into_iter().flatten().all(|id| id < vocab));
+    assert!(tokenizer.token_bytes(vocab).is_empty() && tokenizer.token_bytes(u32::MAX).is_empty());
 }
 
 /// [`exercise`] for bytes at any address.

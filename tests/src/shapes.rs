@@ -1,9 +1,14 @@
 //! Models with random weights in shapes that leave remainders everywhere.
 
+use std::path::Path;
+
 use thumbformer::arch::{Activation, Arch, Biases, Norm, Position};
+use thumbformer::blob::header::SpecialTokens;
 use thumbformer::packing::{Layout, Packing};
 use thumbformer_convert::memory::AlignedBytes;
+use thumbformer_convert::pipeline::in_memory;
 use thumbformer_convert::synthetic::{Synthetic, gpt2, llama};
+use thumbformer_convert::writer::Plan;
 
 /// Both interleavings.
 pub const LAYOUTS: [Layout; 2] = [Layout::Rows8, Layout::Dsp];
@@ -62,6 +67,16 @@ pub fn blobs(both: bool) -> impl Iterator<Item = (String, AlignedBytes)> {
 /// A blob with random weights.
 pub fn blob(arch: Arch, packing: Packing) -> AlignedBytes {
     Synthetic { arch, seed: 1 }.blob(packing).expect("a valid shape")
+}
+
+/// A blob with random weights and a tokenizer: a file or folder below tests/.
+pub fn blob_with_tokenizer(arch: Arch, packing: Packing, tokenizer: &str) -> AlignedBytes {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(tokenizer);
+    let tokenizer = thumbformer_convert::tokenizer::load(&path).expect("a good tokenizer");
+    let arch = Arch { vocab: tokenizer.vocab + 3, ..arch };
+    let special = SpecialTokens::new(Some(1), &[0, 2]).expect("few end tokens");
+    let plan = Plan { arch, packing, special, tokenizer: &tokenizer.section };
+    in_memory(&plan, &Synthetic { arch, seed: 1 }).expect("a valid shape").0
 }
 
 /// `count` token ids that visit the vocabulary without a pattern.

@@ -15,19 +15,49 @@ pub const ENTRY: usize = 32;
 /// Offset of the tokenizer section, which is empty here.
 pub const TOKENIZER: usize = 512;
 
-/// A tensor's entry and place: role, 0 for a matrix or 1 for a vector, layer, rows, cols, offset of its values and bytes
-/// of them, offset of its scales (0 if it has none) and bytes of them.
-pub const PLACES: [(u16, u8, u32, u32, u32, usize, usize, usize, usize); TENSORS] = [
-    (0, 0, 0, 3, 2, 512, 32, 576, 16),    // token embedding: vocab × dim
-    (2, 1, 0, 1, 1, 640, 4, 0, 0),        // RoPE frequencies: rotary_dim / 2
-    (16, 1, 0, 1, 2, 704, 8, 0, 0),       // attention norm: dim
-    (18, 0, 0, 6, 2, 768, 32, 832, 16),   // query, key, value: 3·head_dim × dim
-    (20, 1, 0, 1, 2, 896, 8, 0, 0),       // key mean: head_dim
-    (21, 0, 0, 2, 2, 960, 32, 1024, 16),  // attention output: dim × head_dim
-    (23, 1, 0, 1, 2, 1088, 8, 0, 0),      // MLP norm: dim
-    (25, 0, 0, 2, 2, 1152, 32, 1216, 16), // gate, up: 2·hidden × dim
-    (27, 0, 0, 2, 1, 1280, 32, 1344, 16), // down: dim × hidden
-    (48, 1, 0, 1, 2, 1408, 8, 0, 0),      // final norm: dim
+/// What the format says of one tensor of this file.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The role's number.
+    pub role: u16,
+    /// A matrix, or a vector.
+    pub matrix: bool,
+    /// Outputs; 1 for a vector.
+    pub rows: u32,
+    /// Inputs, or values of a vector.
+    pub cols: u32,
+    /// Where its values lie.
+    pub offset: usize,
+    /// Bytes of them.
+    pub len: usize,
+    /// Where its scales lie.
+    pub scales: usize,
+    /// Bytes of them: none for a vector.
+    pub scales_len: usize,
+}
+
+/// A matrix of one block of eight rows and one quad of four columns.
+const fn matrix(role: u16, rows: u32, cols: u32, offset: usize) -> Place {
+    Place { role, matrix: true, rows, cols, offset, len: 32, scales: offset + 64, scales_len: 16 }
+}
+
+const fn vector(role: u16, cols: u32, offset: usize) -> Place {
+    let len = 4 * cols as usize;
+    Place { role, matrix: false, rows: 1, cols, offset, len, scales: offset + len, scales_len: 0 }
+}
+
+/// All tensors, in the file's order.
+pub const PLACES: [Place; TENSORS] = [
+    matrix(0, 3, 2, 512),   // token embedding: vocab × dim
+    vector(2, 1, 640),      // RoPE frequencies: rotary_dim / 2
+    vector(16, 2, 704),     // attention norm: dim
+    matrix(18, 6, 2, 768),  // query, key, value: 3·head_dim × dim
+    vector(20, 2, 896),     // key mean: head_dim
+    matrix(21, 2, 2, 960),  // attention output: dim × head_dim
+    vector(23, 2, 1088),    // MLP norm: dim
+    matrix(25, 2, 2, 1152), // gate, up: 2·hidden × dim
+    matrix(27, 2, 1, 1280), // down: dim × hidden
+    vector(48, 2, 1408),    // final norm: dim
 ];
 
 /// The head without its two checksums; a `const fn`, as firmware reads heads at compile time.
@@ -78,26 +108,24 @@ pub const fn head() -> [u8; 192] {
 pub fn blob() -> AlignedBytes {
     let mut b = AlignedBytes::zeroed(LEN);
     b[..192].copy_from_slice(&head());
-    for (index, &(role, kind, layer, rows, cols, offset, len, scales, scales_len)) in PLACES.iter().enumerate() {
+    for (index, place) in PLACES.iter().enumerate() {
         let entry = &mut b[TABLE + index * ENTRY..][..ENTRY];
-        entry[0..2].copy_from_slice(&role.to_le_bytes());
-        entry[2] = kind;
-        entry[4..8].copy_from_slice(&layer.to_le_bytes());
-        entry[8..12].copy_from_slice(&rows.to_le_bytes());
-        entry[12..16].copy_from_slice(&cols.to_le_bytes());
-        let exponent = if kind == 0 { index as i32 - 4 } else { 0 };
+        entry[0..2].copy_from_slice(&place.role.to_le_bytes());
+        entry[2] = u8::from(!place.matrix);
+        entry[8..12].copy_from_slice(&place.rows.to_le_bytes());
+        entry[12..16].copy_from_slice(&place.cols.to_le_bytes());
+        let exponent = if place.matrix { index as i32 - 4 } else { 0 };
         entry[16..20].copy_from_slice(&exponent.to_le_bytes());
-        entry[24..32].copy_from_slice(&(offset as u64).to_le_bytes());
-        let values = &mut b[offset..offset + len];
-        if kind == 0 {
-            // One block of eight rows, one quad of four columns.
-            for (row, quad) in values.chunks_exact_mut(4).enumerate().take(rows as usize) {
-                for (col, weight) in quad.iter_mut().enumerate().take(cols as usize) {
+        entry[24..32].copy_from_slice(&(place.offset as u64).to_le_bytes());
+        let values = &mut b[place.offset..place.offset + place.len];
+        if place.matrix {
+            for (row, quad) in values.chunks_exact_mut(4).enumerate().take(place.rows as usize) {
+                for (col, weight) in quad.iter_mut().enumerate().take(place.cols as usize) {
                     *weight = (5 * row as i8 - 3 * col as i8 + 7) as u8;
                 }
             }
-            let scales = b[scales..scales + scales_len].chunks_exact_mut(2);
-            scales.take(rows as usize).for_each(|scale| scale.copy_from_slice(&0x2800u16.to_le_bytes()));
+            let scales = b[place.scales..place.scales + place.scales_len].chunks_exact_mut(2);
+            scales.take(place.rows as usize).for_each(|scale| scale.copy_from_slice(&0x2800u16.to_le_bytes()));
         } else {
             for (i, value) in values.chunks_exact_mut(4).enumerate() {
                 value.copy_from_slice(&(1.0 + 0.25 * i as f32).to_le_bytes());

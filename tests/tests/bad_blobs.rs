@@ -10,7 +10,7 @@ use thumbformer::{BlobError, Model};
 use thumbformer_convert::memory::AlignedBytes;
 use thumbformer_tests::damage::{damage, exercise, exercise_copy, plan_everything};
 use thumbformer_tests::shapes;
-use thumbformer_tests::tiny::{self, ENTRY, LEN, PLACES, TABLE, TENSORS, seal};
+use thumbformer_tests::tiny::{self, ENTRY, LEN, PLACES, Place, TABLE, TENSORS, seal};
 
 /// The error of the tiny blob after `change`, with both checksums made right again.
 fn refused(change: impl FnOnce(&mut [u8])) -> BlobError {
@@ -41,7 +41,8 @@ fn the_hand_made_blob_is_read_as_the_tables_say() {
     assert_eq!((model.special().start, model.special().end()), (Some(1), &[0, 2][..]));
     assert!(model.tokenizer().is_none());
     for (index, (spec, place)) in a.tensors().zip(PLACES).enumerate() {
-        assert_eq!((spec.role as u16, spec.layer, spec.rows, spec.cols), (place.0, place.2, place.3, place.4));
+        assert_eq!((spec.role as u16, spec.layer), (place.role, 0));
+        assert_eq!((spec.rows, spec.cols), (place.rows, place.cols));
         if let Some(matrix) = model.matrix(spec.role, 0) {
             let mut row = vec![0f32; matrix.cols()];
             for r in 0..matrix.rows() {
@@ -168,7 +169,7 @@ fn bytes_behind_the_end_are_refused() {
 
 #[test]
 fn a_table_that_disagrees_with_the_record_is_refused() {
-    for (index, &(_, kind, ..)) in PLACES.iter().enumerate() {
+    for (index, place) in PLACES.iter().enumerate() {
         let entry = TABLE + index * ENTRY;
         let tensor = |field| BlobError::Tensor { index: index as u32, field };
         let exponent = |e: i32| move |b: &mut [u8]| put(b, entry + 16, e as u32);
@@ -190,7 +191,7 @@ fn a_table_that_disagrees_with_the_record_is_refused() {
         assert_eq!(refused(exponent(-101)), tensor("exponent"));
         assert_eq!(refused(exponent(i32::MIN)), tensor("exponent"));
         assert_eq!(refused(exponent(i32::MAX)), tensor("exponent"));
-        if kind == 1 {
+        if !place.matrix {
             assert_eq!(refused(exponent(1)), tensor("exponent"), "vectors have none");
         }
     }
@@ -205,7 +206,7 @@ fn a_table_that_disagrees_with_the_record_is_refused() {
 fn the_largest_exponents_are_accepted() {
     for exponent in [100i32, -100] {
         let mut blob = tiny::blob();
-        for (index, _) in PLACES.iter().enumerate().filter(|(_, place)| place.1 == 0) {
+        for (index, _) in PLACES.iter().enumerate().filter(|(_, place)| place.matrix) {
             put(&mut blob, TABLE + index * ENTRY + 16, exponent as u32);
         }
         seal(&mut blob);
@@ -215,8 +216,8 @@ fn the_largest_exponents_are_accepted() {
 
 #[test]
 fn numbers_that_are_none_are_refused() {
-    for (index, &(_, kind, _, _, _, offset, len, scales, scales_len)) in (0u32..).zip(&PLACES) {
-        if kind == 1 {
+    for (index, &Place { matrix, offset, len, scales, scales_len, .. }) in (0u32..).zip(&PLACES) {
+        if !matrix {
             for at in (offset..offset + len).step_by(4) {
                 for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                     assert_eq!(refused(|b| put(b, at, value.to_bits())), BlobError::Value { index });
@@ -237,7 +238,7 @@ fn numbers_that_are_none_are_refused() {
 #[test]
 fn gaps_hold_zeros() {
     let mut used = vec![(0, TABLE + TENSORS * ENTRY)];
-    for (_, _, _, _, _, offset, len, scales, scales_len) in PLACES {
+    for Place { offset, len, scales, scales_len, .. } in PLACES {
         used.extend([(offset, offset + len), (scales, scales + scales_len)]);
     }
     let gaps: Vec<usize> = (0..LEN).filter(|at| !used.iter().any(|(from, to)| (*from..*to).contains(at))).collect();
@@ -342,7 +343,13 @@ fn a_hundred_thousand_damaged_blobs_do_no_harm() {
     let odd = shapes::shapes().into_iter().find(|(name, _)| *name == "odd").expect("that shape").1;
     let odd = thumbformer::arch::Arch { dim: 10, heads: 2, kv_heads: 2, hidden: 9, vocab: 11, layers: 1, ..odd };
     let plain = thumbformer::arch::Arch { context: 8, vocab: 9, ..thumbformer_convert::synthetic::gpt2(9, 8, 1, 2, 8) };
+    let narrow = thumbformer_convert::synthetic::llama(1, 4, 1, 1, 1, 4, 16);
+    let with_tokenizer =
+        |tokenizer| shapes::blob_with_tokenizer(narrow, Packing { layout: Layout::Rows8, group: 32 }, tokenizer);
     let originals = [
+        with_tokenizer("fixtures/tokenizers/characters/meta.pkl"),
+        with_tokenizer("fixtures/tokenizers/collapsed/tokenizer.model"),
+        with_tokenizer("models/home-commands/tokenizer.json"),
         tiny::blob(),
         shapes::blob(odd, Packing { layout: Layout::Dsp, group: 32 }),
         shapes::blob(plain, Packing { layout: Layout::Rows8, group: 64 }),
@@ -355,10 +362,10 @@ fn a_hundred_thousand_damaged_blobs_do_no_harm() {
         let mut bytes = originals[case as usize % originals.len()].to_vec();
         let tables = TABLE + ENTRY * Header::read(&bytes).expect("a good head").tensor_count as usize;
         damage(&mut bytes, tables, rng);
-        if case / 4 % 2 == 0 {
+        if rng.bool() {
+            let len = bytes.len() as u32;
             if let Some(field) = bytes.get_mut(24..28).filter(|_| rng.bool()) {
-                let len = bytes.len() as u32;
-                bytes[24..28].copy_from_slice(&len.to_le_bytes());
+                field.copy_from_slice(&len.to_le_bytes());
             }
             seal(&mut bytes);
         }
@@ -377,8 +384,40 @@ fn a_hundred_thousand_damaged_blobs_do_no_harm() {
     for kind in ["TooShort", "TooLong", "Magic", "Version", "Field", "Arch", "NotZero", "HeaderChecksum"] {
         assert!(of(kind) > 0, "no {kind}");
     }
-    for kind in ["ContentChecksum", "TensorCount", "Tensor", "Scale", "Value"] {
+    for kind in ["ContentChecksum", "TensorCount", "Tensor", "Scale", "Value", "Tokenizer"] {
         assert!(of(kind) > 0, "no {kind}");
+    }
+}
+
+/// Damage to the tokenizer's section alone, which has a parser of its own, behind good checksums.
+#[test]
+fn damaged_tokenizers_do_no_harm() {
+    let narrow = thumbformer_convert::synthetic::llama(1, 4, 1, 1, 1, 4, 16);
+    for tokenizer in ["characters/meta.pkl", "collapsed/tokenizer.model", "inner/tokenizer.model", "gpt2", "llama2"] {
+        let tokenizer = format!("fixtures/tokenizers/{tokenizer}");
+        let whole = shapes::blob_with_tokenizer(narrow, Packing { layout: Layout::Dsp, group: 0 }, &tokenizer);
+        let section = {
+            let model = Model::new(&whole).expect("a good blob");
+            let start = thumbformer::blob::tokenizer_offset(model.header().tensor_count) as usize;
+            start..start + model.tokenizer_section().len()
+        };
+        let (mut ran, mut refused) = (0, 0);
+        let mut blob = AlignedBytes::from(&whole[..]);
+        for case in 0..6_000 {
+            let _said = Case(case);
+            let mut bytes = whole[section.clone()].to_vec();
+            damage(&mut bytes, 256, &mut Rng::with_seed(case));
+            bytes.resize(section.len(), 0);
+            blob[section.clone()].copy_from_slice(&bytes);
+            seal(&mut blob);
+            match exercise(&blob) {
+                Ok(_) => ran += 1,
+                Err(BlobError::Tokenizer(_)) => refused += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        println!("{tokenizer}: {ran} ran, {refused} were refused");
+        assert!(ran > 50 && refused > 50, "{tokenizer}: {ran} ran, {refused} were refused");
     }
 }
 

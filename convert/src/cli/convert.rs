@@ -7,12 +7,16 @@ use serde::Serialize;
 use thumbformer::arch::{Activation, Arch, Norm, Position, Role, TensorSpec};
 use thumbformer::blob::header::Header;
 use thumbformer::tokenizer::{Kind, Tokenizer};
-use thumbformer::{Limits, Plan};
+use thumbformer::{Limits, Model, Plan, Session};
 
 use super::model::{Conversion, is_blob};
 use super::{Bar, bytes, count, print_json, say};
 use crate::boards::{BOARDS, CHUNK, Fit};
-use crate::pipeline::{Outcome, Prepared};
+use crate::calibrate;
+use crate::evaluate::{self, Divergence};
+use crate::memory::AlignedBytes;
+use crate::pipeline::{Outcome, Prepared, Progress};
+use crate::reference::Reference;
 use crate::writer::TensorReport;
 use crate::{Error, Result, mapped};
 
@@ -65,7 +69,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     drop(bar);
     let header = mapped::open(&output)?;
     let header = Header::read(&header).map_err(|source| Error::Blob { path: output.clone(), source })?;
-    let summary = Summary::new(&prepared, &outcome, &header, &output);
+    let accuracy = accuracy(&prepared, &output, silent)?;
+    let summary = Summary::new(&prepared, &outcome, &header, &output, accuracy);
     match (arguments.json, arguments.quiet) {
         (true, _) => print_json(&summary),
         (false, true) => Ok(()),
@@ -91,6 +96,33 @@ fn default_output(prepared: &Prepared) -> PathBuf {
     path.with_file_name(format!("{stem}.thumb"))
 }
 
+/// Models up to this size are compared with f32 at once; for larger ones, `thumbformer eval --reference` does it when
+/// there is memory for all of their weights.
+const COMPARED_PARAMETERS: u64 = 20_000_000;
+/// Tokens to compare on.
+const COMPARED_TOKENS: usize = 256;
+
+/// What int8 costs: the finished file against the f32 reference, on tokens that the model makes up itself.
+fn accuracy(prepared: &Prepared, output: &Path, quiet: bool) -> Result<Option<Divergence>> {
+    if prepared.recipe.arch.parameters() > COMPARED_PARAMETERS {
+        return Ok(None);
+    }
+    let bar = Bar::new(COMPARED_TOKENS as u64, "tokens", quiet);
+    bar.step("comparing with f32");
+    let blob = mapped::open(output)?;
+    let model = Model::new(&blob).map_err(|source| Error::Blob { path: output.into(), source })?;
+    let plan = Plan::for_header(model.header(), Limits { logit_rows: 16, ..Limits::new(model.arch().context, 64) })?;
+    let (mut cache, mut scratch) =
+        (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
+    let mut session = Session::new(model, &plan, &mut cache, &mut scratch)?;
+    // Not the seed that mean keys are measured with: the comparison should see new text.
+    let sequences = calibrate::own_words(&mut session, COMPARED_TOKENS, 1, |_| ())?;
+    let mut reference = Reference::load(&prepared.recipe, &prepared.source.checkpoint)?;
+    let sequences = sequences.iter().map(Vec::as_slice);
+    let report = evaluate::windows(&mut session, Some(&mut reference), sequences, |n| bar.advance(n as u64))?;
+    Ok(report.divergence.filter(|_| report.model.tokens > 0))
+}
+
 /// What a conversion tells its user.
 #[derive(Debug, Serialize)]
 struct Summary {
@@ -106,6 +138,8 @@ struct Summary {
     ram: Vec<Ram>,
     boards: Vec<BoardFit>,
     worst_tensors: Vec<TensorError>,
+    /// Against f32, on self-generated tokens; absent for large models.
+    accuracy: Option<Divergence>,
     notes: Vec<String>,
 }
 
@@ -138,7 +172,13 @@ struct TensorError {
 }
 
 impl Summary {
-    fn new(prepared: &Prepared, outcome: &Outcome, header: &Header, output: &Path) -> Self {
+    fn new(
+        prepared: &Prepared,
+        outcome: &Outcome,
+        header: &Header,
+        output: &Path,
+        accuracy: Option<Divergence>,
+    ) -> Self {
         let arch = &prepared.recipe.arch;
         let weights: u64 = outcome.tensors.iter().map(|t| u64::from(t.spec.rows) * u64::from(t.spec.cols)).sum();
         let mut worst: Vec<&TensorReport> = outcome.tensors.iter().collect();
@@ -157,6 +197,7 @@ impl Summary {
             ram: ram(header),
             boards: boards(header),
             worst_tensors: worst.iter().take(3).map(error).collect(),
+            accuracy,
             notes: prepared.notes.clone(),
         }
     }
@@ -176,6 +217,10 @@ impl Summary {
         print_ram(&self.ram)?;
         print_boards(&self.boards)?;
         let worst: Vec<_> = self.worst_tensors.iter().map(|t| format!("{} {:.1} dB", t.tensor, t.sqnr_db)).collect();
+        if let Some(d) = &self.accuracy {
+            let (kl, top1) = (d.kl_mean, 100.0 * d.top1_agreement);
+            say!("  accuracy    KL divergence from f32 {kl:.6}, the same likeliest token in {top1:.1} % of positions")?;
+        }
         say!("  least exact {}", worst.join(", "))?;
         self.notes.iter().try_for_each(|note| say!("  note        {note}"))
     }

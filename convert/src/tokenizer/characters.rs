@@ -5,14 +5,12 @@ use std::path::Path;
 use thumbformer::tokenizer::{Kind, Missing};
 
 use super::draft::{Draft, Token, TokenTable};
-use super::read_limited;
 use crate::checkpoint::pickle::{self, Value};
 use crate::{Error, Result};
 
 /// Reads a meta.pkl, which holds a dict with `stoi`: the id of each character.
-pub(super) fn read(path: &Path) -> Result<Draft> {
-    let bytes = read_limited(path)?;
-    let pickle = pickle::read(&bytes).map_err(|error| Error::format(path, error.to_string()))?;
+pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Draft> {
+    let pickle = pickle::read(bytes).map_err(|error| Error::format(path, error.to_string()))?;
     let refuse = |field: &str, found: &str, expected: &str| Error::Field {
         path: path.into(),
         field: field.into(),

@@ -55,6 +55,8 @@ pub(super) struct Draft {
     pub(super) special: BTreeSet<u32>,
     /// Ids before and after every text.
     pub(super) template: [Vec<u32>; 2],
+    /// Ids that begin a prompt where a template does not.
+    pub(super) begin: Vec<u32>,
     pub(super) prompt: Option<Prompt>,
     pub(super) unknown: Option<u32>,
     pub(super) first_byte: Option<u32>,
@@ -75,6 +77,16 @@ pub(super) struct Prompt {
     pub(super) continues: bool,
 }
 
+impl Prompt {
+    /// Puts what begins every text before the format, unless that spells it out.
+    pub(super) fn after(mut self, template: &[u32]) -> Self {
+        if !self.start.starts_with(template) {
+            self.start.splice(..0, template.iter().copied());
+        }
+        self
+    }
+}
+
 impl Draft {
     /// A tokenizer of a kind that does nothing in particular yet.
     pub(super) fn new(kind: Kind, tokens: Vec<Token>) -> Self {
@@ -93,6 +105,7 @@ impl Draft {
             added: Vec::new(),
             special: BTreeSet::new(),
             template: Default::default(),
+            begin: Vec::new(),
             prompt: None,
             unknown: None,
             first_byte: None,
@@ -105,71 +118,38 @@ impl Draft {
 
     /// Packs the section. `path` is for errors.
     pub(super) fn pack(&self, path: &Path) -> Result<Vec<u8>> {
-        if let Some(id) = self.tokens.iter().position(|token| token.bytes.len() > MAX_TOKEN_LEN) {
-            let len = self.tokens[id].bytes.len();
-            return Err(Error::format(
-                path,
-                format!("token {id}: found {len} bytes, expected at most {MAX_TOKEN_LEN}"),
-            ));
+        let refuse = |problem: String| Error::format(path, problem);
+        if let Some((id, token)) = self.tokens.iter().enumerate().find(|(_, token)| token.bytes.len() > MAX_TOKEN_LEN) {
+            let len = token.bytes.len();
+            return Err(refuse(format!("token {id}: found {len} bytes, expected at most {MAX_TOKEN_LEN}")));
         }
-        let bytes = |id: &u32| self.bytes(*id);
         let ranks = self.ranks();
-        let mut merges: Vec<u32> = (0..)
-            .zip(&self.tokens)
-            .filter(|(id, token)| ranks.contains_key(id) || self.is_symbol(token))
-            .map(|(id, _)| id)
-            .collect();
-        merges.sort_by_key(bytes);
-        let mut words: Vec<u32> = Vec::new();
-        if self.whole_words {
-            let merged: BTreeSet<u32> = merges.iter().copied().collect();
-            let rest = (0..)
-                .zip(&self.tokens)
-                .filter(|(id, token)| !merged.contains(id) && token.plain && !token.bytes.is_empty());
-            words.extend(rest.map(|(id, _)| id));
-            words.sort_by_key(bytes);
-        }
+        let merges = self.sorted(|id, token| ranks.contains_key(&id) || self.is_symbol(token));
+        let words = if self.whole_words {
+            self.sorted(|id, token| token.plain && !ranks.contains_key(&id) && !self.is_symbol(token))
+        } else {
+            Vec::new()
+        };
         for pair in merges.windows(2).chain(words.windows(2)) {
             if let [a, b] = pair
-                && bytes(a) == bytes(b)
+                && self.bytes(*a) == self.bytes(*b)
             {
-                let spelled = String::from_utf8_lossy(bytes(a));
-                return Err(Error::format(
-                    path,
-                    format!("tokens {a} and {b} are both {spelled:?}, expected different tokens"),
-                ));
+                let spelled = String::from_utf8_lossy(self.bytes(*a));
+                return Err(refuse(format!("tokens {a} and {b} are both {spelled:?}, expected different tokens")));
             }
         }
-        let in_id_order = {
-            let mut by_rank: Vec<(u32, u32)> = ranks.iter().map(|(&id, &rank)| (rank, id)).collect();
-            by_rank.sort_unstable();
-            by_rank.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1)
-        };
-        let rank_table: Vec<u32> = if in_id_order {
-            Vec::new()
-        } else {
-            let used: BTreeSet<u32> = ranks.values().copied().collect();
-            let dense: HashMap<u32, u32> = used.into_iter().zip(0..).collect();
-            merges.iter().map(|id| ranks.get(id).and_then(|rank| dense.get(rank)).copied().unwrap_or(0)).collect()
-        };
-        let class = |normalized| {
-            let of_class =
-                self.added.iter().filter(move |(_, flags)| (flags.0 & AddedFlags::NORMALIZED != 0) == normalized);
-            let mut class: Vec<(u32, AddedFlags)> = of_class.copied().collect();
-            class.sort_by_key(|(id, _)| bytes(id));
-            class
-        };
-        let (raw, normalized) = (class(false), class(true));
-        let added: Vec<(u32, AddedFlags)> = raw.iter().chain(&normalized).copied().collect();
+        let rank_table = rank_table(&ranks, &merges);
+        let (raw, normalized) = (self.added_class(false), self.added_class(true));
+        let added = [raw.as_slice(), &normalized].concat();
         let prompt = self.prompt.clone().unwrap_or_default();
-        let affixes = [&self.template[0], &self.template[1], &prompt.start, &prompt.end];
+        let [template_start, template_end] = &self.template;
+        let affixes = [template_start, template_end, &prompt.start, &prompt.end];
         let count = |len: usize, what: &str| {
-            u32::try_from(len).map_err(|_| Error::format(path, format!("found {len} {what}, expected fewer")))
+            u32::try_from(len).map_err(|_| refuse(format!("found {len} {what}, expected fewer")))
         };
-        let short = |ids: &Vec<u32>| {
-            u16::try_from(ids.len()).map_err(|_| {
-                Error::format(path, format!("found {} ids before or after a text, expected at most 65535", ids.len()))
-            })
+        let short = |ids: &[u32]| {
+            let problem = || refuse(format!("found {} ids beside a text, expected at most 65535", ids.len()));
+            u16::try_from(ids.len()).map_err(|_| problem())
         };
         let header = Header {
             kind: self.kind,
@@ -196,10 +176,8 @@ impl Draft {
             bos: self.bos,
             eos: self.eos,
         };
-        let mut section = header
-            .write()
-            .ok_or_else(|| Error::format(path, format!("found {} added tokens, expected at most 65535", added.len())))?
-            .to_vec();
+        let too_many = || refuse(format!("found {} added tokens, expected at most 65535", added.len()));
+        let mut section = header.write().ok_or_else(too_many)?.to_vec();
         for table in Table::ALL {
             let (_, width) = header.table(table);
             let mut put =
@@ -228,8 +206,30 @@ impl Draft {
         // The device's own check: what it would refuse is refused here.
         match Tokenizer::new(&section, header.vocab) {
             Ok(_) => Ok(section),
-            Err(error) => Err(Error::format(path, error.to_string())),
+            Err(error) => Err(refuse(error.to_string())),
         }
+    }
+
+    /// Ids of tokens that are chosen and have bytes, sorted by them.
+    fn sorted(&self, choose: impl Fn(u32, &Token) -> bool) -> Vec<u32> {
+        let chosen = (0..).zip(&self.tokens).filter(|&(id, token)| !token.bytes.is_empty() && choose(id, token));
+        let mut ids: Vec<u32> = chosen.map(|(id, _)| id).collect();
+        ids.sort_by_key(|&id| self.bytes(id));
+        ids
+    }
+
+    /// Added tokens of a class, sorted by their bytes.
+    fn added_class(&self, normalized: bool) -> Vec<(u32, AddedFlags)> {
+        let is_normalized = |flags: AddedFlags| flags.0 & AddedFlags::NORMALIZED != 0;
+        let of_class = self.added.iter().filter(|(_, flags)| is_normalized(*flags) == normalized);
+        let mut class: Vec<(u32, AddedFlags)> = of_class.copied().collect();
+        class.sort_by_key(|&(id, _)| self.bytes(id));
+        class
+    }
+
+    /// Ids that begin every prompt.
+    pub(super) fn beginning(&self) -> &[u32] {
+        if self.begin.is_empty() { &self.template[0] } else { &self.begin }
     }
 
     pub(super) fn bytes(&self, id: u32) -> &[u8] {
@@ -309,6 +309,20 @@ impl Draft {
         }
         last.filter(|&(id, _)| symbols.len() == 1 && id == token).map(|(_, rank)| rank)
     }
+}
+
+/// A priority for each entry of the merge table; empty if ids are in that order already.
+fn rank_table(ranks: &HashMap<u32, u32>, merges: &[u32]) -> Vec<u32> {
+    let mut by_rank: Vec<(u32, u32)> = ranks.iter().map(|(&id, &rank)| (rank, id)).collect();
+    by_rank.sort_unstable();
+    if by_rank.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1) {
+        return Vec::new();
+    }
+    by_rank.dedup_by_key(|(rank, _)| *rank);
+    let dense: HashMap<u32, u32> = by_rank.into_iter().map(|(rank, _)| rank).zip(0..).collect();
+    let rank_of = |id| ranks.get(id).and_then(|rank| dense.get(rank)).copied();
+    // Single symbols are never merged into, so theirs is any.
+    merges.iter().map(|id| rank_of(id).unwrap_or(0)).collect()
 }
 
 /// A part of a token's text while it is merged.

@@ -10,7 +10,6 @@ use serde_json::Value;
 use thumbformer::tokenizer::{AddedFlags, Digits, Invalid, Kind, Missing, Prefix, Split, Strip};
 
 use super::draft::{Draft, Merges, Token, TokenTable};
-use super::{read_json, read_limited};
 use crate::config::Config;
 use crate::{Error, Result};
 
@@ -25,13 +24,9 @@ const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 /// What SentencePiece writes for a space.
 const SPACE: char = '\u{2581}';
 
-/// Reads a tokenizer.json.
-pub(super) fn read(path: &Path) -> Result<Draft> {
-    read_config(&read_json(path)?)
-}
-
 /// Reads the fields of a tokenizer.json.
-pub(super) fn read_config(file: &Config) -> Result<Draft> {
+pub(super) fn read(file: &Config) -> Result<Draft> {
+    let model = file.object("model")?.ok_or_else(|| file.error("model", "an object, as in a tokenizer.json"))?;
     only(
         file,
         &[
@@ -46,7 +41,6 @@ pub(super) fn read_config(file: &Config) -> Result<Draft> {
             "model",
         ],
     )?;
-    let model = file.object("model")?.ok_or_else(|| file.error("model", "an object"))?;
     let rules = Rules::read(file, &model)?;
     let mut draft = read_model(file, &model, &rules)?;
     if let Some(post_processor) = file.object("post_processor")? {
@@ -61,30 +55,28 @@ pub(super) fn read_config(file: &Config) -> Result<Draft> {
     Ok(draft)
 }
 
-/// Reads vocab.json and the merges.txt beside it, which together are GPT-2's tokenizer.
-pub(super) fn read_pair(vocab: &Path, merges: &Path) -> Result<Draft> {
-    let vocab_file = read_json(vocab)?;
-    let text =
-        String::from_utf8(read_limited(merges)?).map_err(|e| Error::format(merges, format!("not UTF-8: {e}")))?;
+/// Reads vocab.json and merges.txt, which together are GPT-2's tokenizer.
+pub(super) fn read_pair(vocab: &Config, merges: &Path, text: &[u8]) -> Result<Draft> {
+    let text = std::str::from_utf8(text).map_err(|error| Error::format(merges, format!("not UTF-8: {error}")))?;
     // The first line may be a `#version` comment; `#` can also begin a merge.
     let lines =
-        text.lines().enumerate().filter(|(n, line)| !line.is_empty() && !(*n == 0 && line.starts_with("#version")));
+        text.lines().enumerate().filter(|(n, line)| !(line.is_empty() || *n == 0 && line.starts_with("#version")));
     let lines: Vec<Value> = lines.map(|(_, line)| Value::from(line)).collect();
     let end_of_text = "<|endoftext|>";
     let mut fields = serde_json::Map::new();
     fields.insert("type".into(), "BPE".into());
-    fields.insert("vocab".into(), vocab_file.fields().map(|(name, id)| (name.to_owned(), id.clone())).collect());
+    fields.insert("vocab".into(), vocab.fields().map(|(name, id)| (name.to_owned(), id.clone())).collect());
     fields.insert("merges".into(), lines.into());
     let byte_level = serde_json::json!({ "type": "ByteLevel", "add_prefix_space": false });
     let mut added = Vec::new();
-    if let Some(id) = vocab_file.integer(end_of_text)? {
+    if let Some(id) = vocab.integer(end_of_text)? {
         added.push(serde_json::json!({ "id": id, "content": end_of_text, "special": true }));
     }
     let file = serde_json::json!({
         "model": fields, "pre_tokenizer": byte_level, "decoder": byte_level, "added_tokens": added,
     });
-    let Value::Object(file) = file else { return Err(Error::format(vocab, "found no object, expected one")) };
-    read_config(&Config::new(vocab, "", file))
+    let Value::Object(file) = file else { return Err(Error::format(vocab.path(), "found no object, expected one")) };
+    read(&Config::new(vocab.path(), "", file))
 }
 
 /// What normalizer, pre-tokenizer and decoder come to.
@@ -360,7 +352,7 @@ fn read_model(file: &Config, model: &Config, rules: &Rules) -> Result<Draft> {
     for (&id, &name) in &names {
         table.insert(path, || format!("model.vocab.{name}"), id, plain_token(rules.kind, name))?;
     }
-    let added = read_added_tokens(file, rules, &id_of, &mut table)?;
+    let added = read_added_tokens(file, rules, id_of, &mut table)?;
     let mut draft = Draft::new(rules.kind, table.finish());
     draft.names = names.into_iter().map(|(id, name)| (name.to_owned(), id)).collect();
     for token in added {
@@ -372,9 +364,16 @@ fn read_model(file: &Config, model: &Config, rules: &Rules) -> Result<Draft> {
     }
     (draft.split, draft.digits, draft.prefix) = (rules.split, rules.digits, rules.prefix);
     (draft.strip, draft.invalid) = (rules.strip, rules.invalid);
+    if rules.prefix == Prefix::Always && draft.added.iter().any(|(_, flags)| flags.0 & AddedFlags::NORMALIZED != 0) {
+        draft.notes.push(
+            "added tokens are normalized behind a Prepend normalizer: Hugging Face decodes them with a space before \
+             them and never leaves them out; the device decodes them like other added tokens"
+                .into(),
+        );
+    }
     draft.whole_words = model.boolean("ignore_merges")?.unwrap_or(false);
 
-    let has_byte_tokens = rules.kind == Kind::CharBpe && read_byte_tokens(path, &id_of, &mut draft)?;
+    let has_byte_tokens = rules.kind == Kind::CharBpe && read_byte_tokens(path, id_of, &mut draft)?;
     draft.missing = if has_byte_tokens && model.boolean("byte_fallback")?.unwrap_or(false) {
         Missing::Bytes
     } else if let Some(unknown) = model.string("unk_token")? {
@@ -391,7 +390,7 @@ fn read_model(file: &Config, model: &Config, rules: &Rules) -> Result<Draft> {
             return Err(field_error(path, "decoder".into(), Some(&Value::from(first)), expected));
         }
     }
-    draft.merges = Merges::Pairs(read_merges(model, &draft, &id_of)?);
+    draft.merges = Merges::Pairs(read_merges(model, &draft, id_of)?);
     Ok(draft)
 }
 
@@ -518,7 +517,7 @@ fn read_added_tokens(
         let exact = match (rules.kind, normalized && rules.normalizes) {
             (Kind::ByteBpe, _) => decoded == content.as_bytes(),
             (_, true) => true,
-            (_, false) => !content.contains(SPACE) && !(normalized && content.contains(' ')),
+            (_, false) => !(content.contains(SPACE) || normalized && content.contains(' ')),
         };
         if !exact {
             return Err(token.error("content", "text that the decoder leaves as it is"));

@@ -16,7 +16,7 @@ mod sentencepiece;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use thumbformer::tokenizer::{AddedFlags, Kind, Prefix, Tokenizer};
+use thumbformer::tokenizer::{AddedFlags, Kind, Prefix, Strip, Tokenizer};
 
 use draft::{Draft, Token};
 pub use host::{CommandOptions, command, decode, encode, encode_prompt, piece};
@@ -78,23 +78,16 @@ impl Packed {
         Err(Error::format(&self.path, problem))
     }
 
-    /// Replaces the prompt format by an explicit one, such as `<|request|>{prompt}<|call|>`.
+    /// Replaces the prompt format by an explicit one, such as `<|request|>{prompt}<|call|>`. What the tokenizer puts
+    /// before every text (a begin-of-sequence token) comes first even if the format leaves it out.
     ///
     /// # Errors
     /// `{prompt}` does not stand in it once, or tokens would reach across the text's borders.
     pub fn with_prompt_format(self, format: &str) -> Result<Self> {
-        let mut draft = self.draft;
-        draft.prompt = None;
-        draft.prompt = Some(prompt::split_format(&draft.pack(&self.path)?, &self.path, format)?);
+        let mut draft = Draft { prompt: None, ..self.draft };
+        let prompt = prompt::split_format(&draft.pack(&self.path)?, &self.path, format)?;
+        draft.prompt = Some(prompt.after(draft.beginning()));
         Packed::new(draft, &self.path)
-    }
-
-    /// Drops the prompt format.
-    ///
-    /// # Errors
-    /// None that loading would not have found.
-    pub fn without_prompt_format(self) -> Result<Self> {
-        Packed::new(Draft { prompt: None, ..self.draft }, &self.path)
     }
 }
 
@@ -111,12 +104,13 @@ pub fn load(path: &Path) -> Result<Packed> {
     } else {
         path.to_owned()
     };
-    let mut draft = read(&file)?;
+    let format = Format::of(&file)?;
+    let mut draft = format.parse(&file, &read_limited(&file)?)?;
     let beside = |name: &str| file.parent().map(|folder| folder.join(name)).filter(|path| path.is_file());
     let config = beside("tokenizer_config.json").map(|path| read_json(&path)).transpose()?;
     let special_map = beside("special_tokens_map.json").map(|path| read_json(&path)).transpose()?;
-    if let Some(config) = &config {
-        apply_config(config, &file, &mut draft)?;
+    if let (Some(config), Format::SentencePiece | Format::VocabAndMerges) = (&config, format) {
+        apply_config(config, &mut draft)?;
     }
     for (name, id) in [("bos_token", &mut draft.bos), ("eos_token", &mut draft.eos)] {
         for config in [&config, &special_map].into_iter().flatten() {
@@ -130,39 +124,58 @@ pub fn load(path: &Path) -> Result<Packed> {
     Packed::new(draft, &file)
 }
 
-/// Reads the main file, whatever it is.
-fn read(file: &Path) -> Result<Draft> {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let extension = file.extension().unwrap_or_default();
-    if extension == "pkl" {
-        characters::read(file)
-    } else if extension == "model" {
-        sentencepiece::read(file)
-    } else if name == "vocab.json" || name == "merges.txt" {
-        let merges = file.with_file_name("merges.txt");
-        huggingface::read_pair(&file.with_file_name("vocab.json"), &merges)
-    } else if extension == "json" {
-        huggingface::read(file)
-    } else {
-        let expected = "tokenizer.json, tokenizer.model, vocab.json with merges.txt, or meta.pkl";
-        Err(Error::format(file, format!("found a file of another kind, expected {expected}")))
+/// Packs a tokenizer whose file is in memory. `path` says what kind of file it is; what lies beside it is not read.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_bytes(path: &Path, bytes: &[u8]) -> Result<Packed> {
+    let mut draft = Format::of(path)?.parse(path, bytes)?;
+    apply_prompt_format(path, None, None, &mut draft)?;
+    Packed::new(draft, path)
+}
+
+/// The formats of a tokenizer's main file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    TokenizerJson,
+    SentencePiece,
+    VocabAndMerges,
+    Characters,
+}
+
+impl Format {
+    fn of(file: &Path) -> Result<Self> {
+        match (file.file_name().and_then(|name| name.to_str()), file.extension().and_then(|e| e.to_str())) {
+            (Some("vocab.json"), _) => Ok(Format::VocabAndMerges),
+            (_, Some("json")) => Ok(Format::TokenizerJson),
+            (_, Some("model")) => Ok(Format::SentencePiece),
+            (_, Some("pkl")) => Ok(Format::Characters),
+            _ => {
+                let expected = "tokenizer.json, tokenizer.model, vocab.json with merges.txt, or meta.pkl";
+                Err(Error::format(file, format!("found a file of another kind, expected {expected}")))
+            }
+        }
+    }
+
+    fn parse(self, file: &Path, bytes: &[u8]) -> Result<Draft> {
+        match self {
+            Format::TokenizerJson => huggingface::read(&parse_json(file, bytes)?),
+            Format::SentencePiece => sentencepiece::read(file, bytes),
+            Format::VocabAndMerges => {
+                let merges = file.with_file_name("merges.txt");
+                huggingface::read_pair(&parse_json(file, bytes)?, &merges, &read_limited(&merges)?)
+            }
+            Format::Characters => characters::read(file, bytes),
+        }
     }
 }
 
-/// What tokenizer_config.json changes where the main file does not say everything itself.
-fn apply_config(config: &Config, file: &Path, draft: &mut Draft) -> Result<()> {
-    if file.extension().is_some_and(|extension| extension == "json")
-        && file.file_name().is_some_and(|n| n != "vocab.json")
-    {
-        return Ok(());
-    }
+/// What tokenizer_config.json says about text and tokens, which a tokenizer.json would say itself.
+fn apply_config(config: &Config, draft: &mut Draft) -> Result<()> {
     if let Some(tokens) = config.object("added_tokens_decoder")? {
         add_tokens(&tokens, draft)?;
     }
     let is_sentencepiece = draft.kind == Kind::CharBpe;
-    if draft.kind == Kind::Characters {
-        return Ok(());
-    }
     let add_prefix = config.boolean("add_prefix_space")?;
     draft.prefix = match (add_prefix, is_sentencepiece) {
         (Some(false), _) => Prefix::Never,
@@ -171,6 +184,9 @@ fn apply_config(config: &Config, file: &Path, draft: &mut Draft) -> Result<()> {
         (Some(true), false) => Prefix::Missing,
         _ => draft.prefix,
     };
+    if draft.prefix == Prefix::Never && is_sentencepiece {
+        draft.strip = Strip::None;
+    }
     // LLaMA's tokenizers begin texts with the bos token unless told otherwise; GPT-2's only if told so.
     for (place, flag, token, default) in
         [(0, "add_bos_token", "bos_token", is_sentencepiece), (1, "add_eos_token", "eos_token", false)]
@@ -188,6 +204,7 @@ fn apply_config(config: &Config, file: &Path, draft: &mut Draft) -> Result<()> {
     }
     // The template says what begins a text.
     draft.prompt = None;
+    draft.begin.clear();
     Ok(())
 }
 
@@ -224,9 +241,13 @@ fn add_tokens(tokens: &Config, draft: &mut Draft) -> Result<()> {
             draft.special.insert(number);
         }
         // The unknown token stands for text that is not there.
-        if draft.unknown != Some(number) && !draft.added.iter().any(|&(id, _)| id == number) {
-            draft.added.push((number, AddedFlags(flags)));
+        if draft.unknown == Some(number) || draft.added.iter().any(|&(id, _)| id == number) {
+            continue;
         }
+        if draft.bytes(number) != content.as_bytes() {
+            return Err(token.error("content", "text that the decoder leaves as it is"));
+        }
+        draft.added.push((number, AddedFlags(flags)));
     }
     Ok(())
 }
@@ -269,12 +290,13 @@ fn chat_template(file: Option<&Path>, config: Option<&Config>) -> Result<Option<
 fn apply_prompt_format(path: &Path, template: Option<&Path>, config: Option<&Config>, draft: &mut Draft) -> Result<()> {
     let name_of =
         |id: Option<u32>| id.map(|id| String::from_utf8_lossy(draft.bytes(id)).into_owned()).unwrap_or_default();
-    let (source, format) = match chat_template(template, config)? {
+    // A chat template spells out everything; role tokens come after what begins every text.
+    let (source, begin, format) = match chat_template(template, config)? {
         Some(template) => {
-            ("chat template", prompt::template_format(&template, &name_of(draft.bos), &name_of(draft.eos)))
+            ("chat template", &[][..], prompt::template_format(&template, &name_of(draft.bos), &name_of(draft.eos)))
         }
         None => match prompt::role_format(draft) {
-            Some(format) => ("prompt format", Ok(format)),
+            Some(format) => ("prompt format", draft.beginning(), Ok(format)),
             None => return Ok(()),
         },
     };
@@ -283,6 +305,7 @@ fn apply_prompt_format(path: &Path, template: Option<&Path>, config: Option<&Con
         let section = bare.pack(path).map_err(|error| error.to_string())?;
         prompt::split_format(&section, path, &format).map_err(|error| error.to_string())
     });
+    let split = split.map(|prompt| prompt.after(begin));
     match split {
         Ok(prompt) => draft.prompt = Some(prompt),
         Err(reason) => draft.notes.push(format!("the {source} was left out: {reason}")),
@@ -304,6 +327,7 @@ fn read_json(path: &Path) -> Result<Config> {
     parse_json(path, &read_limited(path)?)
 }
 
+/// A JSON object.
 fn parse_json(path: &Path, bytes: &[u8]) -> Result<Config> {
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(fields)) => Ok(Config::new(path, "", fields)),

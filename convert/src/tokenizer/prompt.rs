@@ -33,6 +33,9 @@ const ROLES: [(&str, &str); 6] = [
     ("<|source|>", "<|target|>"),
 ];
 
+/// Most tokens that a format is tried with.
+const MAX_TOKEN_TRIALS: usize = 4096;
+
 /// Texts that a format must hold for: they begin and end in all the ways that matter to pre-tokenizers.
 const TRIALS: [&str; 12] = [
     "hello",
@@ -51,7 +54,7 @@ const TRIALS: [&str; 12] = [
 
 /// The format of two role tokens, if the tokenizer has a known pair.
 pub(super) fn role_format(draft: &Draft) -> Option<String> {
-    let is_role = |name: &str| draft.names.get(name).is_some_and(|id| draft.special.contains(id));
+    let is_role = |name: &str| draft.names.get(name).is_some_and(|id| draft.added.iter().any(|(added, _)| added == id));
     let (request, answer) = ROLES.into_iter().find(|(request, answer)| is_role(request) && is_role(answer))?;
     Some(format!("{request}{PLACEHOLDER}{answer}"))
 }
@@ -87,6 +90,16 @@ pub(super) fn template_format(template: &str, bos: &str, eos: &str) -> Result<St
     }
 }
 
+/// Texts that a format is tried with: [`TRIALS`] and tokens, several thousand at most.
+fn trials<'a>(tokenizer: &Tokenizer<'a>) -> impl Iterator<Item = &'a str> {
+    let every = tokenizer.vocab() as usize / MAX_TOKEN_TRIALS + 1;
+    let tokenizer = *tokenizer;
+    let tokens = (0..tokenizer.vocab()).step_by(every).filter(move |&id| !tokenizer.is_special(id));
+    let texts = tokens.filter_map(move |id| std::str::from_utf8(tokenizer.token_bytes(id)).ok());
+    // Formats are for texts without white space around them.
+    TRIALS.into_iter().chain(texts.filter(|text| !text.is_empty() && text.trim() == *text))
+}
+
 /// Splits a format into ids. `section` is the draft without a prompt format.
 ///
 /// # Errors
@@ -110,14 +123,16 @@ pub(super) fn split_format(section: &[u8], path: &Path, format: &str) -> Result<
     }
     for (start, continues) in candidates {
         let prompt = Prompt { start: ids(start, false)?, end: ids(end, true)?, continues };
-        let holds = |text: &&str| -> Result<bool> {
-            let parts = [prompt.start.clone(), ids(text, continues)?, prompt.end.clone()];
-            Ok(parts.concat() == whole(text)?)
+        let holds = |text: &str| -> Result<bool> {
+            // Characters that a character-level tokenizer does not know say nothing about the format.
+            let Ok(text_ids) = ids(text, continues) else { return Ok(true) };
+            Ok([prompt.start.as_slice(), &text_ids, &prompt.end].concat() == whole(text)?)
         };
-        // Characters that a character-level tokenizer does not know say nothing about the format.
-        let known: Vec<&str> = TRIALS.into_iter().filter(|text| ids(text, continues).is_ok()).collect();
-        if known.iter().map(holds).collect::<Result<Vec<bool>>>()?.into_iter().all(|holds| holds) {
-            return Ok(prompt);
+        let mut failures = trials(&tokenizer).map(holds).filter(|holds| !matches!(holds, Ok(true)));
+        match failures.next() {
+            None => return Ok(prompt),
+            Some(Err(error)) => return Err(error),
+            Some(Ok(_)) => {}
         }
     }
     Err(Error::Usage(format!("prompt format {format:?}: tokens reach across the text's borders")))

@@ -8,12 +8,11 @@ use std::path::Path;
 use thumbformer::tokenizer::{AddedFlags, Invalid, Kind, Missing, Prefix, Strip};
 
 use super::draft::{Draft, Merges, Prompt, Token, TokenTable};
-use super::read_limited;
 use crate::{Error, Result};
 
 /// Reads a tokenizer.model.
-pub(super) fn read(path: &Path) -> Result<Draft> {
-    Model::parse(&read_limited(path)?)
+pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Draft> {
+    Model::parse(bytes)
         .map_err(|problem| Error::format(path, format!("not a SentencePiece model: {problem}")))?
         .draft(path)
 }
@@ -190,7 +189,8 @@ impl<'a> Model<'a> {
         };
         (draft.bos, draft.eos) = (control(self.bos), control(self.eos));
         // The library itself adds nothing to a text, but models are trained on texts that begin so.
-        draft.prompt = draft.bos.map(|bos| Prompt { start: vec![bos], end: Vec::new(), continues: false });
+        draft.begin = draft.bos.into_iter().collect();
+        draft.prompt = draft.bos.map(|_| Prompt::default().after(&draft.begin));
         Ok(draft)
     }
 

@@ -8,6 +8,7 @@ use core::arch::x86_64::*;
 
 use super::drive::{Block, Kernel, Token};
 use super::{cpu, operations};
+use crate::math;
 
 /// The processor has AVX2 and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,60 @@ impl Avx2 {
 }
 
 operations!(Avx2, "avx2,f16c");
+
+/// [`math::quantize`], with the same bits: only how bytes are packed differs.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn quantize(x: &[f32], q: &mut [i8]) -> f32 {
+    let Some((inverse, scale)) = math::steps(x) else {
+        q.fill(0);
+        return 0.0;
+    };
+    let (x_chunks, x_tail) = x.as_chunks::<32>();
+    let (q_chunks, q_tail) = q.as_chunks_mut::<32>();
+    for (q, x) in q_chunks.iter_mut().zip(x_chunks) {
+        // SAFETY: AVX2 by the caller's promise; loads and the store lie within the arrays of 32.
+        unsafe {
+            let byte = |i: usize| {
+                let scaled = _mm256_mul_ps(_mm256_loadu_ps(x.as_ptr().add(i)), _mm256_set1_ps(inverse));
+                let rounded = _mm256_castps_si256(_mm256_add_ps(scaled, _mm256_set1_ps(math::ROUND)));
+                _mm256_and_si256(rounded, _mm256_set1_epi32(0xFF))
+            };
+            // Packing works within halves of the register; the permutation puts quads back in order.
+            let (low, high) = (_mm256_packus_epi32(byte(0), byte(8)), _mm256_packus_epi32(byte(16), byte(24)));
+            let quads = _mm256_packus_epi16(low, high);
+            let ordered = _mm256_permutevar8x32_epi32(quads, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+            _mm256_storeu_si256(q.as_mut_ptr().cast(), ordered);
+        }
+    }
+    for (q, &x) in q_tail.iter_mut().zip(x_tail) {
+        *q = math::round(x, inverse);
+    }
+    scale
+}
+
+/// The sum of int8 values.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn sum(q: &[i8]) -> i32 {
+    let (chunks, tail) = q.as_chunks::<32>();
+    // SAFETY: AVX2 by the caller's promise; each load is an array of 32, the store one of eight.
+    let lanes = unsafe {
+        let mut sums = _mm256_setzero_si256();
+        for chunk in chunks {
+            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_loadu_si256(chunk.as_ptr().cast()));
+            sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+        let mut lanes = [0i32; 8];
+        _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sums);
+        lanes
+    };
+    lanes.iter().sum::<i32>() + tail.iter().map(|&q| i32::from(q)).sum::<i32>()
+}
 
 /// Bytes of a quad of eight rows.
 const WORD: usize = 32;
@@ -59,6 +114,12 @@ impl Kernel for Avx2 {
                 out
             })
         }
+    }
+
+    #[inline(always)]
+    fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
+        // SAFETY: the processor has AVX2 (`new`).
+        (unsafe { quantize(x, q) }, 0)
     }
 
     #[inline(always)]

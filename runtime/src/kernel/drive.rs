@@ -7,7 +7,7 @@ use super::portable::{dot, sums};
 use super::{Activations, Query, TileMut, Write};
 use crate::arch::{Activation, Norm};
 use crate::cache::{HeadCache, TILE};
-use crate::math::{self, LANES};
+use crate::math;
 use crate::matrix::Matrix;
 use crate::packing::{Layout, QUAD, round_up};
 
@@ -30,9 +30,11 @@ pub(super) struct Token<'a> {
     /// A scale for each group.
     pub scales: &'a [f32],
     /// The sum of each group's values.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "for kernels with unsigned operands"))]
     pub sums: &'a [i32],
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Block<'_> {
     /// How many quads of this block of `rows` rows every slice of it and of `x` holds: what a kernel may read unchecked.
     #[inline(always)]
@@ -63,6 +65,12 @@ pub(super) trait Kernel: Copy {
 
     /// Dot products of 8 interleaved rows with `x`, whose sum is `sum`.
     fn dot8(self, words: &[u8], x: &[i8], sum: i32) -> [i32; 8];
+
+    /// [`math::quantize`] for one group: its scale, and the sum of its values if the products need it, else 0.
+    #[inline(always)]
+    fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
+        (math::quantize(x, q), 0)
+    }
 }
 
 #[inline(always)]
@@ -192,90 +200,83 @@ fn pair_of_blocks<K: Kernel, const T: usize>(
 /// Streaming attention; the method is described in [`crate::layer::attention`].
 #[inline(always)]
 pub(super) fn attend<K: Kernel>(kernel: K, cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) {
+    match cache.shape.layout {
+        Layout::Rows8 => attend_blocks(kernel, cache, query, out, |words, x, sum| kernel.dot8(words, x, sum)),
+        Layout::Dsp => attend_blocks(kernel, cache, query, out, |words, x, _| dot::<4>(Layout::Dsp, words, x)),
+    }
+}
+
+/// [`attend`] for blocks of `R` rows; `dot` multiplies a block by a vector whose sum is its third argument.
+#[inline(always)]
+fn attend_blocks<K: Kernel, const R: usize>(
+    kernel: K,
+    cache: &HeadCache<'_>,
+    query: &Query<'_>,
+    out: &mut [f32],
+    dot: impl Fn(&[u8], &[i8], i32) -> [i32; R],
+) {
+    let key_block = R * query.values.len();
+    if key_block == 0 {
+        return;
+    }
     let mut largest = f32::NEG_INFINITY;
     let mut total = 0.0f32;
     out.fill(0.0);
+    let (out_blocks, out_tail) = out.as_chunks_mut::<R>();
     for (tile, part) in cache.tiles(query.visible).enumerate() {
-        let visible = (query.visible - tile * TILE).min(TILE);
-        let mut scores = [f32::NEG_INFINITY; TILE];
-        rows(kernel, cache.shape.layout, part.keys, query.values, query.sum, |i, dots| {
-            let (Some(scores), Some(scales)) =
-                (scores.get_mut(i..i + dots.len()), part.key_scales.get(i..i + dots.len()))
-            else {
-                return;
-            };
-            for ((score, &dot), &scale) in scores.iter_mut().zip(dots).zip(scales) {
-                *score = dot as f32 * (scale * query.scale);
-            }
-        });
-        for score in scores.iter_mut().skip(visible) {
-            *score = f32::NEG_INFINITY;
+        let visible = query.visible - tile * TILE;
+        let mut dots = [0i32; TILE];
+        for (dots, words) in dots.as_chunks_mut::<R>().0.iter_mut().zip(part.keys.chunks_exact(key_block)) {
+            *dots = dot(words, query.values, query.sum);
+        }
+        let mut scores: [f32; TILE] = core::array::from_fn(|j| dots[j] as f32 * (part.key_scales[j] * query.scale));
+        if visible < TILE {
+            scores.iter_mut().skip(visible).for_each(|score| *score = f32::NEG_INFINITY);
         }
         let new_largest = math::max(&scores, largest, |x| x);
         let rescale = math::exp(largest - new_largest);
         largest = new_largest;
         // The weight of a position is its probability times its value's scale; both are zero where it is hidden.
-        let mut weights = [0f32; TILE];
-        for ((score, weight), &scale) in scores.iter_mut().zip(&mut weights).zip(part.value_scales) {
-            *score = math::exp(*score - new_largest);
-            *weight = *score * scale;
-        }
-        for (score, weight) in scores.iter_mut().zip(&mut weights).skip(visible) {
-            (*score, *weight) = (0.0, 0.0);
+        scores = scores.map(|score| math::exp(score - new_largest));
+        let mut weights: [f32; TILE] = core::array::from_fn(|j| scores[j] * part.value_scales[j]);
+        if visible < TILE {
+            scores.iter_mut().skip(visible).for_each(|p| *p = 0.0);
+            weights.iter_mut().skip(visible).for_each(|w| *w = 0.0);
         }
         total = total * rescale + math::sum(&scores, |x| x);
         let mut quantized = [0i8; TILE];
-        let scale = math::quantize(&weights, &mut quantized);
-        let sum = quantized.iter().map(|&q| i32::from(q)).sum();
-        rows(kernel, cache.shape.layout, part.values, &quantized, sum, |i, dots| {
-            let end = out.len().min(i + dots.len());
-            for (out, &dot) in out.get_mut(i..end).unwrap_or(&mut []).iter_mut().zip(dots) {
+        let (scale, sum) = kernel.quantize(&weights, &mut quantized);
+        let mut blocks = part.values.chunks_exact(R * TILE);
+        for (out, words) in out_blocks.iter_mut().zip(&mut blocks) {
+            let dots = dot(words, &quantized, sum);
+            for r in 0..R {
+                out[r] = out[r] * rescale + dots[r] as f32 * scale;
+            }
+        }
+        if let (false, Some(words)) = (out_tail.is_empty(), blocks.next()) {
+            for (out, dot) in out_tail.iter_mut().zip(dot(words, &quantized, sum)) {
                 *out = *out * rescale + dot as f32 * scale;
             }
-        });
+        }
     }
     let inverse = 1.0 / total;
-    for out in out {
-        *out *= inverse;
-    }
-}
-
-/// Dot products of all rows of `packed` with `x`, a block at a time.
-#[inline(always)]
-fn rows<K: Kernel>(kernel: K, layout: Layout, packed: &[u8], x: &[i8], sum: i32, mut each: impl FnMut(usize, &[i32])) {
-    let block_bytes = x.len() * layout.block_rows();
-    if block_bytes == 0 {
-        return;
-    }
-    match layout {
-        Layout::Rows8 => {
-            for (block, words) in packed.chunks_exact(block_bytes).enumerate() {
-                each(block * 8, &kernel.dot8(words, x, sum));
-            }
-        }
-        Layout::Dsp => {
-            for (block, words) in packed.chunks_exact(block_bytes).enumerate() {
-                each(block * 4, &dot::<4>(Layout::Dsp, words, x));
-            }
-        }
-    }
+    out.iter_mut().for_each(|out| *out *= inverse);
 }
 
 #[inline(always)]
-pub(super) fn quantize<K: Kernel>(_: K, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+pub(super) fn quantize<K: Kernel>(
+    kernel: K,
+    x: &[f32],
+    group: usize,
+    q: &mut [i8],
+    scales: &mut [f32],
+    sums: &mut [i32],
+) {
     let Some((values, padding)) = q.split_at_mut_checked(x.len()) else { return };
     padding.fill(0);
     let groups = x.chunks(group.max(1)).zip(values.chunks_mut(group.max(1)));
     for (((x, q), scale), sum) in groups.zip(scales).zip(sums) {
-        *scale = math::quantize(x, q);
-        let mut lanes = [0i32; LANES];
-        let (chunks, tail) = q.as_chunks::<LANES>();
-        for chunk in chunks {
-            for (lane, &q) in lanes.iter_mut().zip(chunk) {
-                *lane += i32::from(q);
-            }
-        }
-        *sum = lanes.iter().sum::<i32>() + tail.iter().map(|&q| i32::from(q)).sum::<i32>();
+        (*scale, *sum) = kernel.quantize(x, q);
     }
 }
 

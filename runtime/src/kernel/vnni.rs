@@ -7,7 +7,7 @@
 use core::arch::x86_64::*;
 
 use super::drive::{Block, Kernel, Token};
-use super::{cpu, operations};
+use super::{avx2, cpu, operations};
 
 /// The processor has AVX2, F16C and AVX-VNNI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,12 @@ macro_rules! kernel256 {
         }
 
         #[inline(always)]
+        fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
+            // SAFETY: the processor has AVX2 beside VNNI (`new`).
+            unsafe { (avx2::quantize(x, q), avx2::sum(q)) }
+        }
+
+        #[inline(always)]
         fn dot8(self, words: &[u8], x: &[i8], sum: i32) -> [i32; 8] {
             // SAFETY: the processor has the instructions (`new`); the pointers come from slices of the size that is read.
             unsafe {
@@ -107,7 +113,6 @@ impl Kernel for AvxVnni {
 
 impl Kernel for Avx512Vnni {
     const EIGHT_TOKENS: bool = true;
-
     kernel256!(_mm256_dpbusd_epi32);
 
     #[inline(always)]

@@ -4,7 +4,8 @@
 //! along, and normalized tokens are looked for in what the others leave.
 
 use super::encode::fold_space;
-use super::section::{Added, AddedFlags, Kind, Prefix, Section};
+use super::header::{AddedFlags, Kind, Prefix};
+use super::section::{Added, Section};
 use super::unicode::is_space;
 
 /// A piece of text, perhaps with a space before it that is not in the text.
@@ -37,6 +38,8 @@ pub(super) struct Parts<'e, 'a, 't> {
     start: usize,
     /// Where the search goes on: before `start` if a token took white space along.
     from: usize,
+    /// Where the white space ends that was last taken along to the right, so that it is walked over once.
+    space_end: usize,
     /// The token after the piece that was returned last.
     pending: Option<u32>,
 }
@@ -52,6 +55,7 @@ impl<'e, 'a, 't> Parts<'e, 'a, 't> {
             text: piece.text,
             start: 0,
             from: 0,
+            space_end: 0,
             pending: None,
         }
     }
@@ -59,6 +63,11 @@ impl<'e, 'a, 't> Parts<'e, 'a, 't> {
     /// A normalized token was itself normalized: where every piece gets a space, it begins with one.
     fn spaced(&self) -> bool {
         self.normalized && self.section.header.prefix == Prefix::Always
+    }
+
+    /// The tokens are looked for in text whose U+2581 are spaces.
+    fn folds(&self) -> bool {
+        self.normalized && self.section.header.kind == Kind::CharBpe
     }
 
     /// The next token and the part of the text that it takes.
@@ -78,7 +87,7 @@ impl<'e, 'a, 't> Parts<'e, 'a, 't> {
                 return Some(found);
             }
         }
-        let fold = self.normalized && self.section.header.kind == Kind::CharBpe;
+        let fold = self.folds();
         while let Some(rest) = self.text.get(self.from..) {
             let c = rest.chars().next()?;
             let at = self.from;
@@ -102,7 +111,7 @@ impl<'e, 'a, 't> Parts<'e, 'a, 't> {
     }
 
     /// Applies the token's flags to a match at `start..end`; `None` if it is to be left as text.
-    fn accept(&self, index: usize, start: usize, end: usize) -> Option<(u32, usize, usize)> {
+    fn accept(&mut self, index: usize, start: usize, end: usize) -> Option<(u32, usize, usize)> {
         let id = self.added.ids.get(index)?;
         if self.skip_special && self.section.is_special(id) {
             return None;
@@ -110,20 +119,24 @@ impl<'e, 'a, 't> Parts<'e, 'a, 't> {
         let flags = AddedFlags(self.added.flags.get(index).copied().unwrap_or_default());
         let (mut start, mut end) = (start, end);
         if flags.has(AddedFlags::LSTRIP) {
-            let before = self.text.get(..start).unwrap_or_default();
-            start = before.trim_end_matches(is_space).len().max(self.start);
+            let before = self.text.get(self.start..start).unwrap_or_default();
+            start = self.start + before.trim_end_matches(is_space).len();
         }
         if flags.has(AddedFlags::RSTRIP) {
-            let after = self.text.get(end..).unwrap_or_default();
-            end = self.text.len() - after.trim_start_matches(is_space).len();
+            if end > self.space_end {
+                let after = self.text.get(end..).unwrap_or_default();
+                self.space_end = self.text.len() - after.trim_start_matches(is_space).len();
+            }
+            end = self.space_end;
         }
-        Some((id, start, end))
+        // Another token may have taken all of it along.
+        (start < end).then_some((id, start, end))
     }
 
     /// The longest token that `text` begins with: its index and its length there.
     fn longest(&self, text: &str) -> Option<(usize, usize)> {
         let first = text.bytes().next()?;
-        let fold = self.normalized && self.section.header.kind == Kind::CharBpe;
+        let fold = self.folds();
         let listed =
             self.added.first_bytes.get(usize::from(first / 32)).is_some_and(|bits| bits >> (first % 32) & 1 == 1);
         if !listed && !fold {

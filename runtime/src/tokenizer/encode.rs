@@ -4,7 +4,8 @@ use core::fmt;
 
 use super::added::{Part, Parts, Piece};
 use super::bpe::{Workspace, workspace_len};
-use super::section::{Kind, Missing, Prefix, Section, Split};
+use super::header::{Kind, Missing, Prefix, Split};
+use super::section::Section;
 use super::words::{digits_len, word_len};
 
 /// What [`super::Tokenizer::encode`] does besides splitting and merging. The default is what Hugging Face's `encode`

@@ -12,6 +12,7 @@
 mod added;
 mod bpe;
 mod encode;
+mod header;
 mod section;
 mod stream;
 mod unicode;
@@ -22,11 +23,11 @@ use core::fmt::{self, Write};
 pub use bpe::workspace_len;
 pub use encode::{EncodeError, EncodeOptions};
 use encode::{Encoder, Output};
-use section::Section;
-pub use section::{
+pub use header::{
     AddedFlags, Digits, HEADER_LEN, Header, Invalid, Kind, MAGIC, Missing, Prefix, Split, Strip, TABLES, Table,
-    TokenizerError,
 };
+use section::Section;
+pub use section::TokenizerError;
 pub use stream::TextStream;
 
 /// Longest token, in bytes. It bounds the time that a search takes.

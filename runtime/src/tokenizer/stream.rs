@@ -6,7 +6,7 @@
 use core::fmt::{self, Write};
 
 use super::Tokenizer;
-use super::section::{Header, Invalid, Kind, Strip};
+use super::header::{Header, Invalid, Kind, Strip};
 
 /// Decodes one sequence of ids.
 ///
@@ -196,6 +196,46 @@ impl Utf8 {
         if let Some(room) = self.held.get_mut(self.len..end) {
             room.copy_from_slice(bytes);
             self.len = end;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use proptest::prelude::*;
+    use std::string::String;
+    use std::vec::Vec;
+
+    /// Bytes that are often the beginnings, middles and ends of characters.
+    fn byte() -> impl Strategy<Value = u8> {
+        prop_oneof![any::<u8>(), 0x80..0xC0u8, 0xC0..=0xFFu8, Just(b'a'), Just(0xE2), Just(0xF0), Just(0x9F)]
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_the_whole(pieces in prop::collection::vec(prop::collection::vec(byte(), 0..6), 0..12)) {
+            let (mut utf8, mut text, mut invalid) = (Utf8::default(), String::new(), 0);
+            let mut emit = |part: Part<'_>| {
+                match part {
+                    Part::Text(part) => text.push_str(part),
+                    Part::Invalid(len) => {
+                        invalid += len;
+                        text.push('\u{FFFD}');
+                    }
+                }
+                Ok::<(), ()>(())
+            };
+            for piece in &pieces {
+                utf8.push(piece, &mut emit).unwrap();
+                prop_assert!(utf8.len <= 3);
+            }
+            utf8.finish(&mut emit).unwrap();
+            let bytes: Vec<u8> = pieces.concat();
+            prop_assert_eq!(&text, &String::from_utf8_lossy(&bytes));
+            prop_assert_eq!(invalid, bytes.utf8_chunks().map(|chunk| chunk.invalid().len()).sum::<usize>());
         }
     }
 }

@@ -4,7 +4,7 @@
 //! characters, not a string, because a text can begin with a space that is not in it, and they return the number of
 //! characters of the first word: 0 only at the end. Time is linear in the word and the white space after it.
 
-use super::section::{Digits, Split};
+use super::header::{Digits, Split};
 use super::unicode::{is_digit, is_letter, is_number, is_space};
 
 /// Characters of the first word. `space_begins_word` allows cutting unsplit text before spaces.
@@ -124,4 +124,47 @@ fn is_newline(c: char) -> bool {
 
 fn run(chars: impl Iterator<Item = char>, class: impl Fn(char) -> bool) -> usize {
     chars.take_while(|&c| class(c)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use std::vec::Vec;
+
+    fn words(split: Split, text: &str) -> Vec<&str> {
+        let (mut rest, mut words) = (text, Vec::new());
+        while let len @ 1.. = word_len(split, true, rest.chars()) {
+            let end = rest.char_indices().nth(len).map_or(rest.len(), |(at, _)| at);
+            let (word, after) = rest.split_at(end);
+            words.push(word);
+            rest = after;
+        }
+        assert_eq!(words.concat(), text);
+        words
+    }
+
+    /// What the patterns give in Hugging Face's library.
+    #[test]
+    fn the_patterns() {
+        let text = "It'S  we've\t\n 1234!? \r\n\nx ";
+        let gpt2 = ["It", "'", "S", " ", " we", "'ve", "\t\n", " 1234", "!?", " \r\n", "\n", "x", " "];
+        assert_eq!(words(Split::Gpt2, text), gpt2);
+        let llama3 = ["It", "'S", " ", " we", "'ve", "\t\n", " ", "123", "4", "!?", " \r\n\n", "x", " "];
+        assert_eq!(words(Split::Llama3, text), llama3);
+        let qwen2 = ["It", "'S", " ", " we", "'ve", "\t\n", " ", "1", "2", "3", "4", "!?", " \r\n\n", "x", " "];
+        assert_eq!(words(Split::Qwen2, text), qwen2);
+        assert_eq!(words(Split::Spaces, " a  b"), [" a", " ", " b"]);
+        assert_eq!(words(Split::None, " a  b"), [" a", "  b"]);
+    }
+
+    #[test]
+    fn digits() {
+        assert_eq!(digits_len(Digits::Joined, "12a".chars()), usize::MAX);
+        assert_eq!(digits_len(Digits::Apart, "12a".chars()), 2);
+        assert_eq!(digits_len(Digits::Single, "12a".chars()), 1);
+        assert_eq!(digits_len(Digits::Single, "a1".chars()), 1);
+        assert_eq!(digits_len(Digits::Single, "".chars()), 0);
+    }
 }
