@@ -3,7 +3,8 @@
 //! A matrix of `rows × cols` is cut into blocks of [`Layout::block_rows`] rows; a block stores, for one *quad* of four
 //! columns after the other, that quad of each of its rows. A kernel thus loads one vector of weights, broadcasts four
 //! activations, and never sums horizontally. Missing rows and columns of the last block and quad are zero. Scales are
-//! f16, `[block][group][row of block]`. The key and value caches use the same interleavings.
+//! f16, `[block][group][row of block]`. Weights lie in −127…127; a byte of −128, which no converter writes, still gives a
+//! defined product in every kernel for SIMD registers, but is outside the contract of equal bits. The key and value caches use the same interleavings.
 //!
 //! - [`Layout::Rows8`]: 8 rows × 4 columns, a byte each: one AVX2 register, two NEON ones.
 //! - [`Layout::Dsp`]: 4 rows × 4 columns as 4 little-endian words, *borrow-adjusted*: of weights `w0…w3` the word is

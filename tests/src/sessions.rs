@@ -93,7 +93,7 @@ pub fn reference(model: Model<'_>, ids: &[u32]) -> Trace {
     ids.iter().map(|&id| digest(session.step(id).expect("tokens that fit"))).collect()
 }
 
-/// As many workers as no thread runs: the caller does all tasks, in reverse order.
+/// Claims this many workers, but the caller runs all tasks itself, the last one first.
 #[derive(Clone, Copy, Debug)]
 pub struct Backwards(pub usize);
 

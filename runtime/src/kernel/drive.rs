@@ -66,10 +66,16 @@ pub(super) trait Kernel: Copy {
     /// Dot products of 8 interleaved rows with `x`, whose sum is `sum`.
     fn dot8(self, words: &[u8], x: &[i8], sum: i32) -> [i32; 8];
 
-    /// [`math::quantize`] for one group: its scale, and the sum of its values if the products need it, else 0.
+    /// The same where no element of `x` is negative, as with probabilities: unsigned operands need no tricks.
+    #[inline(always)]
+    fn dot8_unsigned(self, words: &[u8], x: &[i8]) -> [i32; 8] {
+        self.dot8(words, x, x.iter().map(|&x| i32::from(x)).sum())
+    }
+
+    /// [`math::quantize`] for one group: its scale, and the sum of its values.
     #[inline(always)]
     fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
-        (math::quantize(x, q), 0)
+        (math::quantize(x, q), q.iter().map(|&q| i32::from(q)).sum())
     }
 }
 
@@ -201,19 +207,27 @@ fn pair_of_blocks<K: Kernel, const T: usize>(
 #[inline(always)]
 pub(super) fn attend<K: Kernel>(kernel: K, cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) {
     match cache.shape.layout {
-        Layout::Rows8 => attend_blocks(kernel, cache, query, out, |words, x, sum| kernel.dot8(words, x, sum)),
-        Layout::Dsp => attend_blocks(kernel, cache, query, out, |words, x, _| dot::<4>(Layout::Dsp, words, x)),
+        Layout::Rows8 => {
+            let score = |words: &[u8]| kernel.dot8(words, query.values, query.sum);
+            attend_blocks(kernel, cache, query, out, score, |words, x| kernel.dot8_unsigned(words, x));
+        }
+        Layout::Dsp => {
+            let dot = |words: &[u8], x: &[i8]| dot::<4>(Layout::Dsp, words, x);
+            attend_blocks(kernel, cache, query, out, |words| dot(words, query.values), dot);
+        }
     }
 }
 
-/// [`attend`] for blocks of `R` rows; `dot` multiplies a block by a vector whose sum is its third argument.
+/// [`attend`] for blocks of `R` rows: `score` multiplies a block of keys by the query, `mix` a block of values by weights,
+/// of which none is negative.
 #[inline(always)]
 fn attend_blocks<K: Kernel, const R: usize>(
     kernel: K,
     cache: &HeadCache<'_>,
     query: &Query<'_>,
     out: &mut [f32],
-    dot: impl Fn(&[u8], &[i8], i32) -> [i32; R],
+    score: impl Fn(&[u8]) -> [i32; R],
+    mix: impl Fn(&[u8], &[i8]) -> [i32; R],
 ) {
     let key_block = R * query.values.len();
     if key_block == 0 {
@@ -227,7 +241,7 @@ fn attend_blocks<K: Kernel, const R: usize>(
         let visible = query.visible - tile * TILE;
         let mut dots = [0i32; TILE];
         for (dots, words) in dots.as_chunks_mut::<R>().0.iter_mut().zip(part.keys.chunks_exact(key_block)) {
-            *dots = dot(words, query.values, query.sum);
+            *dots = score(words);
         }
         let mut scores: [f32; TILE] = core::array::from_fn(|j| dots[j] as f32 * (part.key_scales[j] * query.scale));
         if visible < TILE {
@@ -245,16 +259,16 @@ fn attend_blocks<K: Kernel, const R: usize>(
         }
         total = total * rescale + math::sum(&scores, |x| x);
         let mut quantized = [0i8; TILE];
-        let (scale, sum) = kernel.quantize(&weights, &mut quantized);
+        let (scale, _) = kernel.quantize(&weights, &mut quantized);
         let mut blocks = part.values.chunks_exact(R * TILE);
         for (out, words) in out_blocks.iter_mut().zip(&mut blocks) {
-            let dots = dot(words, &quantized, sum);
+            let dots = mix(words, &quantized);
             for r in 0..R {
                 out[r] = out[r] * rescale + dots[r] as f32 * scale;
             }
         }
         if let (false, Some(words)) = (out_tail.is_empty(), blocks.next()) {
-            for (out, dot) in out_tail.iter_mut().zip(dot(words, &quantized, sum)) {
+            for (out, dot) in out_tail.iter_mut().zip(mix(words, &quantized)) {
                 *out = *out * rescale + dot as f32 * scale;
             }
         }

@@ -36,7 +36,7 @@ pub struct Activations<'a> {
     pub stride: usize,
     /// One scale for each token and group.
     pub scales: &'a [f32],
-    /// Sum of the int8 values of each token and group: what kernels with unsigned operands need. Only they fill it.
+    /// Sum of the int8 values of each token and group: what kernels with unsigned operands need.
     pub sums: &'a [i32],
     /// Groups of a token.
     pub groups: usize,
@@ -207,7 +207,7 @@ impl Backend {
     }
 
     /// Quantizes `x` in groups of `group` elements, the last one perhaps short: int8 values, and for each group its
-    /// scale and, if this backend's products need it, the sum of its values. `q` beyond `x` is zeroed.
+    /// scale and the sum of its values. `q` beyond `x` is zeroed.
     pub fn quantize(self, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
         dispatch!(self, quantize(x, group, q, scales, sums));
     }

@@ -176,6 +176,7 @@ impl Workers for Pool {
                 return tasks.iter_mut().for_each(|task| task());
             }
             state.job = Some(job);
+            self.shared.panicked.store(false, Ordering::Relaxed);
             self.shared.epoch.fetch_add(1, Ordering::Release);
         }
         self.shared.wake.notify_all();
@@ -183,7 +184,7 @@ impl Workers for Pool {
         // SAFETY: `tasks` is borrowed mutably and `next` is local; both outlive `finish`, whose drop waits for all others.
         unsafe { job.work() };
         drop(finish);
-        assert!(!self.shared.panicked.swap(false, Ordering::Relaxed), "a worker's task panicked");
+        assert!(!self.shared.panicked.load(Ordering::Relaxed), "a worker's task panicked");
     }
 }
 

@@ -84,6 +84,22 @@ macro_rules! kernel256 {
         }
 
         #[inline(always)]
+        fn dot8_unsigned(self, words: &[u8], x: &[i8]) -> [i32; 8] {
+            // SAFETY: the processor has the instructions (`new`); the pointers come from slices of the size that is read.
+            unsafe {
+                let mut sums = _mm256_setzero_si256();
+                for (word, x) in words.as_chunks::<WORD>().0.iter().zip(x.as_chunks::<4>().0) {
+                    let w = _mm256_loadu_si256(word.as_ptr().cast());
+                    let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)));
+                    sums = $dpbusd(sums, x, w);
+                }
+                let mut out = [0i32; 8];
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), sums);
+                out
+            }
+        }
+
+        #[inline(always)]
         fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
             // SAFETY: the processor has AVX2 beside VNNI (`new`).
             unsafe { (avx2::quantize(x, q), avx2::sum(q)) }
