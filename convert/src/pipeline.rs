@@ -82,6 +82,8 @@ pub struct Prepared {
     /// Things the user should know, one line each.
     pub notes: Vec<String>,
     options: Options,
+    /// Tokens of the text to measure mean keys on, if the user gave one.
+    calibration: Vec<u32>,
 }
 
 /// What a conversion did.
@@ -124,7 +126,11 @@ impl Prepared {
         let mut notes = recipe.notes.clone();
         let tokenizer = open_tokenizer(&source, &options, &recipe.arch, &mut notes)?;
         let special = special_tokens(&source, &recipe.arch, tokenizer.as_ref(), &mut notes)?;
-        Ok(Self { source, recipe, tokenizer, special, notes, options })
+        let calibration = match &options.calibration {
+            Calibration::File(path) => read_calibration(path, tokenizer.as_ref())?,
+            _ => Vec::new(),
+        };
+        Ok(Self { source, recipe, tokenizer, special, notes, options, calibration })
     }
 
     fn plan(&self) -> Plan<'_> {
@@ -223,17 +229,7 @@ impl Prepared {
                 return Ok(means.clone());
             }
             Calibration::Generated => Text::Generated { seed: 0 },
-            Calibration::File(path) => {
-                let Some(tokenizer) = &self.tokenizer else {
-                    return Err(Error::Usage("a calibration text needs a tokenizer: none was found".into()));
-                };
-                let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-                let ids = tokenizer::encode(&tokenizer.tokenizer()?, &text, EncodeOptions::default())?;
-                if ids.is_empty() {
-                    return Err(Error::format(path, "is empty, expected text to measure mean keys on"));
-                }
-                Text::Given(ids)
-            }
+            Calibration::File(_) => Text::Given(self.calibration.clone()),
         };
         progress.step("measuring mean keys");
         let model = Model::new(blob).map_err(|e| Error::Usage(format!("the blob just made is damaged: {e}")))?;
@@ -312,6 +308,18 @@ impl Weights for Streamed<'_> {
             }
         }
     }
+}
+
+fn read_calibration(path: &Path, tokenizer: Option<&Packed>) -> Result<Vec<u32>> {
+    let Some(tokenizer) = tokenizer else {
+        return Err(Error::Usage("a calibration text needs a tokenizer: none was found".into()));
+    };
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let ids = tokenizer::encode(&tokenizer.tokenizer()?, &text, EncodeOptions::default())?;
+    if ids.is_empty() {
+        return Err(Error::format(path, "an empty file, expected text to measure mean keys on"));
+    }
+    Ok(ids)
 }
 
 fn open_tokenizer(source: &Source, options: &Options, arch: &Arch, notes: &mut Vec<String>) -> Result<Option<Packed>> {
