@@ -150,5 +150,5 @@ fn files_that_are_no_models_are_named() {
     for subcommand in ["run", "inspect", "tokenize"] {
         refused(thumbformer(subcommand).arg("no/such.thumb"), 1, &["no/such.thumb", "No such file"]);
     }
-    refused(&mut convert().arg("no/such/folder"), 1, &["no/such/folder", "No such file"]);
+    refused(convert().arg("no/such/folder"), 1, &["no/such/folder", "No such file"]);
 }
