@@ -10,6 +10,8 @@ pub mod measure;
 pub mod report;
 pub mod subject;
 
+use std::process::ExitCode;
+
 use thumbformer::Backend;
 
 /// The backend of that name on this processor.
@@ -21,4 +23,15 @@ pub fn backend(name: &str) -> anyhow::Result<Backend> {
         let names: Vec<_> = Backend::available().map(Backend::name).collect();
         anyhow::anyhow!("no backend `{name}` on this processor; it has {}", names.join(", "))
     })
+}
+
+/// How a program ends: an error's causes in one line on standard error, and an exit status.
+pub fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -5,7 +5,8 @@
 //! - **int8 multiply-adds**: a backend's own matrix product on operands that stay in the first-level cache. Prefill
 //!   cannot be faster with that backend; what it loses against this is memory and everything between the products.
 //!
-//! Each limit is the best of several trials: other work on the machine can only make it look lower.
+//! A [`Gauge`] measures a limit again whenever it is asked, so that a speed can be compared with the limit of the same
+//! moment: other work on the machine slows both down. The [`Machine`] keeps the best it has seen.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -54,15 +55,6 @@ pub struct Int8 {
     pub gmac_per_s: f64,
 }
 
-/// How long and how often to measure.
-#[derive(Clone, Copy, Debug)]
-pub struct Effort {
-    /// A trial takes at least this long.
-    pub trial: Duration,
-    /// Trials.
-    pub trials: usize,
-}
-
 impl Machine {
     /// Name and cores; no limits yet.
     pub fn identify() -> Self {
@@ -73,100 +65,119 @@ impl Machine {
         let cores = sysinfo::System::physical_core_count().unwrap_or(logical).min(logical);
         Self { processor: processor.unwrap_or_else(|| "unknown".to_owned()), cores, ..Self::default() }
     }
+}
 
-    /// The read bandwidth for `bytes`, measured the first time it is asked for.
-    pub fn bandwidth(&mut self, pool: &Pool, bytes: usize, effort: Effort) -> f64 {
-        let threads = pool.count();
-        if let Some(known) = self.bandwidth.iter().find(|b| b.bytes == bytes && b.threads == threads) {
-            return known.gb_per_s;
+/// Measures limits.
+#[derive(Debug)]
+pub struct Gauge {
+    machine: Machine,
+    /// What is read: as much as is far beyond the caches.
+    words: Vec<u64>,
+    product: Product,
+    trial: Duration,
+}
+
+impl Gauge {
+    /// For reads of up to `memory_bytes` bytes, in trials that take at least `trial`.
+    pub fn new(memory_bytes: usize, trial: Duration) -> Self {
+        // Not zeros: the system would back them all by one page.
+        let words = vec![0x0123_4567_89AB_CDEF; memory_bytes.div_ceil(8)];
+        // Weights of 16 KiB, activations and outputs of 4 KiB each fit every first-level cache of 32 KiB.
+        let product = Product::new(64, 256, 16, Packing { layout: Layout::Rows8, group: 0 });
+        Self { machine: Machine::identify(), words, product, trial }
+    }
+
+    /// The machine, with the best of all that was measured.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// 10⁹ bytes a second at which all workers of `pool` together now read main memory.
+    pub fn memory(&mut self, pool: &Pool) -> f64 {
+        self.read(pool, 8 * self.words.len())
+    }
+
+    /// 10⁹ bytes a second at which all workers of `pool` together now read the same `bytes` bytes again and again.
+    pub fn read(&mut self, pool: &Pool, bytes: usize) -> f64 {
+        let count = bytes.div_ceil(8).clamp(1, self.words.len());
+        let words = self.words.get(..count).unwrap_or(&self.words);
+        let share = count.div_ceil(pool.count());
+        let rate = rate(pool, self.trial, || {
+            words.chunks(share).map(|part| {
+                move |passes| {
+                    for _ in 0..passes {
+                        black_box(sum(black_box(part)));
+                    }
+                }
+            })
+        });
+        let (bytes, threads, gb_per_s) = (8 * count, pool.count(), 8.0 * count as f64 * rate / 1e9);
+        let known = &mut self.machine.bandwidth;
+        match known.iter_mut().find(|b| b.bytes == bytes && b.threads == threads) {
+            Some(best) => best.gb_per_s = best.gb_per_s.max(gb_per_s),
+            None => known.push(Bandwidth { bytes, threads, gb_per_s }),
         }
-        let gb_per_s = read_bandwidth(pool, bytes, effort) / 1e9;
-        self.bandwidth.push(Bandwidth { bytes, threads, gb_per_s });
         gb_per_s
     }
 
-    /// The int8 peak of a backend, measured the first time it is asked for.
-    pub fn int8(&mut self, backend: Backend, pool: &Pool, effort: Effort) -> f64 {
-        let threads = pool.count();
-        if let Some(known) = self.int8.iter().find(|i| i.kernel == backend.name() && i.threads == threads) {
-            return known.gmac_per_s;
+    /// 10⁹ multiply-adds a second that all workers of `pool` together now do with `backend`.
+    pub fn int8(&mut self, backend: Backend, pool: &Pool) -> f64 {
+        let product = &self.product;
+        let rate = rate(pool, self.trial, || {
+            (0..pool.count()).map(|_| {
+                |passes| {
+                    let mut out = vec![0f32; product.outputs()];
+                    (0..passes).for_each(|_| product.run(backend, black_box(&mut out)));
+                }
+            })
+        });
+        let (threads, gmac_per_s) = (pool.count(), (product.macs() * pool.count()) as f64 * rate / 1e9);
+        let known = &mut self.machine.int8;
+        match known.iter_mut().find(|i| i.kernel == backend.name() && i.threads == threads) {
+            Some(best) => best.gmac_per_s = best.gmac_per_s.max(gmac_per_s),
+            None => known.push(Int8 { kernel: backend.name().to_owned(), threads, gmac_per_s }),
         }
-        let gmac_per_s = int8_peak(backend, pool, effort) / 1e9;
-        self.int8.push(Int8 { kernel: backend.name().to_owned(), threads, gmac_per_s });
         gmac_per_s
     }
 }
 
-/// Bytes a second at which all workers of `pool` together read `bytes` bytes again and again.
-fn read_bandwidth(pool: &Pool, bytes: usize, effort: Effort) -> f64 {
-    // Not zeros: the system would back them all by one page.
-    let words = vec![0x0123_4567_89AB_CDEFu64; bytes.div_ceil(8).max(1)];
-    let share = words.len().div_ceil(pool.count());
-    let work = (words.len() * 8) as f64;
-    work * rate(pool, effort, || {
-        words.chunks(share).map(|part| {
-            move |passes| {
-                for _ in 0..passes {
-                    black_box(sum(black_box(part)));
-                }
-            }
-        })
-    })
-}
-
-/// Sixteen sums fill the vector registers of every 64-bit target without spilling, and hide the additions' latency.
+/// Sums `words`, reading several streams at once: one alone does not keep enough requests for memory in flight.
 fn sum(words: &[u64]) -> u64 {
-    let mut lanes = [0u64; 16];
-    let (chunks, tail) = words.as_chunks::<16>();
-    for chunk in chunks {
-        for (lane, word) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.wrapping_add(*word);
+    const STREAMS: usize = 8;
+    // Two sets of eight sums fill the vector registers of 64-bit targets and hide the latency of additions.
+    let mut lanes = [[0u64; 8]; 2];
+    let (lines, tail) = words.as_chunks::<8>();
+    let length = lines.len() / STREAMS;
+    let (streams, rest) = lines.split_at(length * STREAMS);
+    for i in 0..length {
+        for stream in 0..STREAMS {
+            for (lane, word) in lanes[stream % 2].iter_mut().zip(&streams[stream * length + i]) {
+                *lane = lane.wrapping_add(*word);
+            }
         }
     }
-    lanes.iter().chain(tail).fold(0, |a, b| a.wrapping_add(*b))
-}
-
-/// Multiply-adds a second of all workers of `pool`, each with its own output.
-fn int8_peak(backend: Backend, pool: &Pool, effort: Effort) -> f64 {
-    // Weights of 16 KiB, activations and outputs of 4 KiB each fit every first-level cache of 32 KiB.
-    const ROWS: usize = 64;
-    const COLS: usize = 256;
-    const TOKENS: usize = 16;
-    let product = Product::new(ROWS, COLS, TOKENS, Packing { layout: Layout::Rows8, group: 0 });
-    let work = (ROWS * COLS * TOKENS * pool.count()) as f64;
-    work * rate(pool, effort, || {
-        (0..pool.count()).map(|_| {
-            |passes| {
-                let mut out = [0f32; ROWS * TOKENS];
-                (0..passes).for_each(|_| product.run(backend, black_box(&mut out)));
-            }
-        })
-    })
+    let rest = rest.as_flattened().iter().chain(tail);
+    lanes.as_flattened().iter().chain(rest).fold(0, |a, b| a.wrapping_add(*b))
 }
 
 /// How often a second the tasks that `make` makes can all be done. A task does its work as often as it is told, so that
 /// handing it out costs nothing.
-fn rate<T: FnMut(u32) + Send, I: Iterator<Item = T>>(pool: &Pool, effort: Effort, mut make: impl FnMut() -> I) -> f64 {
-    let mut best = 0f64;
+fn rate<T: FnMut(u32) + Send, I: Iterator<Item = T>>(pool: &Pool, least: Duration, make: impl Fn() -> I) -> f64 {
     let mut passes = 1;
-    let mut trials = 0;
-    while trials < effort.trials.max(1) {
+    loop {
         let mut calls: Vec<_> = make().map(|mut task| move || task(passes)).collect();
         let mut tasks: Vec<Task<'_>> = calls.iter_mut().map(|call| call as Task<'_>).collect();
         let start = Instant::now();
         pool.run(&mut tasks);
         let elapsed = start.elapsed();
-        if elapsed < effort.trial && passes < 1 << 30 {
-            passes *= 2;
-            continue;
+        if elapsed >= least || passes >= 1 << 30 {
+            return f64::from(passes) / elapsed.as_secs_f64();
         }
-        best = best.max(f64::from(passes) / elapsed.as_secs_f64());
-        trials += 1;
+        passes *= 2;
     }
-    best
 }
 
-/// One matrix product with made-up operands, for [`int8_peak`] and the criterion benches.
+/// One matrix product with made-up operands, for [`Gauge::int8`] and the criterion benches.
 #[derive(Debug)]
 pub struct Product {
     rows: usize,
@@ -208,7 +219,17 @@ impl Product {
         product
     }
 
-    /// Computes the product; `out` is `tokens × rows`.
+    /// Numbers that come out of it: `tokens × rows`.
+    pub fn outputs(&self) -> usize {
+        self.values.len() / self.cols.next_multiple_of(4) * self.rows
+    }
+
+    /// Multiply-adds of the product.
+    pub fn macs(&self) -> usize {
+        self.outputs() * self.cols
+    }
+
+    /// Computes the product into the [`Product::outputs`] elements of `out`.
     pub fn run(&self, backend: Backend, out: &mut [f32]) {
         let factor = 1.0;
         let Some(m) = Matrix::new(self.rows, self.cols, self.packing, &self.weights, &self.scales, factor) else {
@@ -233,6 +254,7 @@ mod tests {
     fn all_backends_compute_the_product_that_is_timed() {
         let product = Product::new(24, 100, 9, Packing { layout: Layout::Rows8, group: 32 });
         let [mut expected, mut found] = [vec![0f32; 24 * 9], vec![0f32; 24 * 9]];
+        assert_eq!((product.outputs(), product.macs()), (24 * 9, 24 * 9 * 100));
         product.run(Backend::PORTABLE, &mut expected);
         assert!(expected.iter().all(|y| y.is_finite()) && expected.iter().any(|&y| y != expected[0]));
         for backend in Backend::available() {
@@ -242,15 +264,28 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_measured_once() {
-        let effort = Effort { trial: Duration::from_micros(100), trials: 2 };
-        let (mut machine, pool) = (Machine::identify(), Pool::new(2));
+    fn every_word_is_read() {
+        for n in [0u64, 1, 7, 64, 1000, 4099] {
+            let words: Vec<u64> = (0..n).map(|i| (1 << 40) + i * i).collect();
+            assert_eq!(sum(&words), words.iter().sum::<u64>());
+        }
+    }
+
+    #[test]
+    fn the_best_of_each_limit_is_kept() {
+        let mut gauge = Gauge::new(1 << 16, Duration::from_micros(100));
+        let pools = [Pool::new(1), Pool::new(2)];
+        let mut best = [0f64; 2];
+        for _ in 0..3 {
+            for (pool, best) in pools.iter().zip(&mut best) {
+                *best = best.max(gauge.read(pool, 4096));
+                assert!(gauge.memory(pool) > 0.0 && gauge.int8(Backend::PORTABLE, pool) > 0.0);
+            }
+        }
+        let machine = gauge.machine();
         assert!(machine.cores >= 1);
-        let first = machine.bandwidth(&pool, 4096, effort);
-        assert!(first > 0.0);
-        assert_eq!(machine.bandwidth(&pool, 4096, effort), first);
-        let first = machine.int8(Backend::PORTABLE, &pool, effort);
-        assert_eq!(machine.int8(Backend::PORTABLE, &pool, effort), first);
-        assert_eq!((machine.bandwidth.len(), machine.int8.len()), (1, 1));
+        assert_eq!((machine.bandwidth.len(), machine.int8.len()), (4, 2));
+        let at = |threads| machine.bandwidth.iter().find(|b| b.bytes == 4096 && b.threads == threads);
+        assert_eq!([1, 2].map(|threads| at(threads).map_or(0.0, |b| b.gb_per_s)), best);
     }
 }

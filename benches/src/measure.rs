@@ -10,6 +10,9 @@ use thumbformer::workers::Workers;
 use thumbformer::{Backend, Digest, Limits, Model, Plan, Session};
 use thumbformer_convert::memory::AlignedBytes;
 
+use crate::machine::Gauge;
+use crate::subject::Cost;
+
 /// A way to run a model.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting<'p> {
@@ -23,13 +26,19 @@ pub struct Setting<'p> {
     pub steps: usize,
 }
 
-/// Medians of one setting's runs.
+/// One run of a setting, and what the machine could do at that moment with as many threads.
 #[derive(Clone, Copy, Debug)]
-pub struct Timing {
+pub struct Sample {
     /// From the prompt's ids to the first generated one.
     pub prefill: Duration,
     /// A step: one token in, the next one out.
     pub step: Duration,
+    /// Bandwidth at the size of what a step reads, in 10⁹ bytes a second.
+    pub bandwidth: f64,
+    /// Bandwidth of main memory.
+    pub memory: f64,
+    /// The kernel's peak, in 10⁹ multiply-adds a second.
+    pub int8: f64,
 }
 
 /// How often to run every setting.
@@ -137,19 +146,24 @@ pub fn verify(model: &Model<'_>, pools: &[Pool]) -> anyhow::Result<Digest> {
     expected.map(|(digest, _)| digest).context("no threads to run on")
 }
 
-/// Prompt lengths of `wanted` that leave room for `steps` in the context; if none does, three quarters of the context,
+/// Prompts of `wanted` lengths that leave room for `steps` in the context; if none does, three quarters of the context,
 /// and what is left for steps.
-pub fn fit(arch: &Arch, wanted: &[usize], steps: usize) -> Vec<(usize, usize)> {
+///
+/// # Errors
+/// The context has no room for a prompt and a step.
+pub fn fit(arch: &Arch, wanted: &[usize], steps: usize) -> anyhow::Result<Vec<(usize, usize)>> {
     let context = arch.context as usize;
+    ensure!(context >= 2, "a context of {context} has no room for a prompt and a step");
     let fitting: Vec<_> = wanted.iter().filter(|&&p| p + steps <= context).map(|&p| (p, steps)).collect();
     if !fitting.is_empty() {
-        return fitting;
+        return Ok(fitting);
     }
     let prompt = (context * 3 / 4).max(1);
-    vec![(prompt, steps.min(context - prompt))]
+    Ok(vec![(prompt, steps.min(context - prompt))])
 }
 
-/// Times every setting. All that share a prompt must generate the same ids.
+/// Times every setting: as many samples of each as there are rounds. All settings that share a prompt must generate the
+/// same ids.
 ///
 /// # Errors
 /// They do not, or the session refused something.
@@ -158,38 +172,42 @@ pub fn time(
     buffers: &mut Buffers,
     settings: &[Setting<'_>],
     rounds: Rounds,
-) -> anyhow::Result<Vec<Timing>> {
-    let mut samples = vec![(Vec::new(), Vec::new()); settings.len()];
+    gauge: &mut Gauge,
+) -> anyhow::Result<Vec<Vec<Sample>>> {
+    let bytes = usize::try_from(Cost::of(model).weight_bytes)?;
+    let mut samples = vec![Vec::new(); settings.len()];
     let mut answers: Vec<(usize, Vec<u32>)> = Vec::new();
     // The first round warms caches and threads up, and does not count.
     for round in 0..=rounds.count {
-        for (setting, (prefill, step)) in settings.iter().zip(&mut samples) {
-            let (timing, ids) = run(model, buffers, setting, rounds.least)?;
+        for (setting, samples) in settings.iter().zip(&mut samples) {
+            let pool = setting.pool;
+            let (bandwidth, memory) = (gauge.read(pool, bytes), gauge.memory(pool));
+            let int8 = gauge.int8(setting.backend, pool);
+            let (prefill, step, ids) = run(model, buffers, setting, rounds.least)?;
             match answers.iter().find(|(prompt, _)| *prompt == setting.prompt) {
                 None => answers.push((setting.prompt, ids)),
                 Some((_, expected)) => ensure!(
                     *expected == ids,
                     "{} on {} threads generated other tokens than the setting before it",
                     setting.backend.name(),
-                    setting.pool.count()
+                    pool.count()
                 ),
             }
             if round > 0 {
-                prefill.push(timing.prefill);
-                step.push(timing.step);
+                samples.push(Sample { prefill, step, bandwidth, memory, int8 });
             }
         }
     }
-    Ok(samples.into_iter().map(|(prefill, step)| Timing { prefill: median(prefill), step: median(step) }).collect())
+    Ok(samples)
 }
 
-/// One run of one setting, and the ids it generated.
+/// One run of one setting: the times of prompt and step, and the ids it generated.
 fn run(
     model: &Model<'_>,
     buffers: &mut Buffers,
     setting: &Setting<'_>,
     least: Duration,
-) -> anyhow::Result<(Timing, Vec<u32>)> {
+) -> anyhow::Result<(Duration, Duration, Vec<u32>)> {
     let mut session = buffers.session(model, setting.backend, setting.pool)?;
     let prompt = prompt(model.arch().vocab, setting.prompt);
     let mut first = 0;
@@ -210,7 +228,7 @@ fn run(
         }
         Ok(())
     })?;
-    Ok((Timing { prefill, step: steps.div_f64(setting.steps.max(1) as f64) }, ids))
+    Ok((prefill, steps.div_f64(setting.steps as f64), ids))
 }
 
 /// The mean time of `work`, repeated until `least` has passed.
@@ -227,24 +245,24 @@ fn repeat(least: Duration, mut work: impl FnMut() -> anyhow::Result<()>) -> anyh
     }
 }
 
-/// The median time of checking a blob, which is all that loading is.
+/// The median time in seconds of checking a blob, which is all that loading is.
 ///
 /// # Errors
 /// It is not a valid blob.
-pub fn load(blob: &[u8], rounds: Rounds) -> anyhow::Result<Duration> {
-    let times = (0..rounds.count.max(1)).map(|_| {
-        repeat(Duration::ZERO, || {
-            std::hint::black_box(Model::new(std::hint::black_box(blob))?);
-            Ok(())
-        })
-    });
-    Ok(median(times.collect::<anyhow::Result<_>>()?))
+pub fn load(blob: &[u8], rounds: Rounds) -> anyhow::Result<f64> {
+    let once = || -> anyhow::Result<f64> {
+        let start = Instant::now();
+        std::hint::black_box(Model::new(std::hint::black_box(blob))?);
+        Ok(start.elapsed().as_secs_f64())
+    };
+    Ok(median((0..rounds.count.max(1)).map(|_| once()).collect::<anyhow::Result<Vec<_>>>()?))
 }
 
-/// The middle one, the upper of two.
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times.get(times.len() / 2).copied().unwrap_or_default()
+/// The middle one, the upper of two; NaN of none.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// The most memory that this process has occupied, in bytes; `None` where the system does not say (it is read from
@@ -287,10 +305,11 @@ mod tests {
             [(0, 9), (1, 9), (1, 3)].map(|(pool, prompt)| Setting { backend, pool: &pools[pool], prompt, steps: 4 });
         let mut buffers = Buffers::new(&model, 16, 8).unwrap();
         let rounds = Rounds { count: 2, least: Duration::from_millis(1) };
-        let timings = time(&model, &mut buffers, &settings, rounds).unwrap();
-        assert_eq!(timings.len(), 3);
-        assert!(timings.iter().all(|t| t.prefill > Duration::ZERO && t.step > Duration::ZERO));
-        assert!(load(subject.blob(), rounds).unwrap() > Duration::ZERO);
+        let mut gauge = Gauge::new(1 << 16, Duration::from_micros(10));
+        let samples = time(&model, &mut buffers, &settings, rounds, &mut gauge).unwrap();
+        assert_eq!(samples.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 2]);
+        assert!(samples.iter().flatten().all(|s| s.prefill > Duration::ZERO && s.step > Duration::ZERO));
+        assert!(load(subject.blob(), rounds).unwrap() > 0.0);
     }
 
     #[test]
@@ -313,13 +332,22 @@ mod tests {
     }
 
     #[test]
+    fn the_median_is_the_middle_one() {
+        assert_eq!(median([3.0, 1.0, 9.0, 2.0, 4.0]), 3.0);
+        assert_eq!(median([1.0, 2.0]), 2.0);
+        assert!(median([]).is_nan());
+    }
+
+    #[test]
     fn prompts_fit_the_context() {
         let mut arch = LADDER[0].arch();
         arch.context = 300;
-        assert_eq!(fit(&arch, &[256, 512], 32), [(256, 32)]);
-        assert_eq!(fit(&arch, &[256, 512], 64), [(225, 64)]);
+        assert_eq!(fit(&arch, &[256, 512], 32).unwrap(), [(256, 32)]);
+        assert_eq!(fit(&arch, &[256, 512], 64).unwrap(), [(225, 64)]);
+        arch.context = 2;
+        assert_eq!(fit(&arch, &[256], 64).unwrap(), [(1, 1)]);
         arch.context = 1;
-        assert_eq!(fit(&arch, &[256], 64), [(1, 0)]);
+        assert!(fit(&arch, &[256], 64).is_err());
     }
 
     #[test]

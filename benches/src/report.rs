@@ -40,8 +40,8 @@ pub struct Measured {
     pub prefill_tokens_per_s: f64,
     /// Generated tokens a second.
     pub decode_tokens_per_s: f64,
-    /// Bytes that decode read a second, in percent of the bandwidth measured with as many threads at the size of those
-    /// bytes: caches help both.
+    /// Bytes that decode read a second, in percent of the bandwidth measured beside it with as many threads at the size
+    /// of those bytes: caches help both.
     pub percent_of_bandwidth: f64,
     /// The same in percent of the bandwidth of main memory. Above 100 for models that stay in a cache.
     pub percent_of_memory_bandwidth: f64,

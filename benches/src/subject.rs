@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = Subject::read(Path::new("no/such.thumb")).unwrap_err();
+        let error = Subject::read(Path::new("no/such.thumb")).err().unwrap();
         assert!(format!("{error:#}").contains("no/such.thumb"));
     }
 }

@@ -2,12 +2,12 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use benches::machine::{Effort, Machine};
-use benches::measure::{self, Buffers, Rounds, Setting};
+use benches::machine::Gauge;
+use benches::measure::{self, Buffers, Rounds, Sample, Setting};
 use benches::report::{Measured, Report, mib};
 use benches::subject::{Cost, LADDER, Shape, Subject, group_name};
 use clap::{Parser, ValueEnum};
@@ -18,6 +18,12 @@ use thumbformer::workers::{MAX_WORKERS, Serial, Workers};
 
 /// Far more than what caches usually hold.
 const MEMORY_BYTES: usize = 1 << 30;
+
+/// What the columns are.
+const NOTES: &str = "\
+% int8: of the kernel's peak, % read: of the bandwidth at the model's own size, % memory: of main memory's, each measured
+beside every run; the limits above are the best seen. ratio: prefill / decode. digest: of a fixed sequence's logits, the
+same for every backend, number of threads and weight layout.";
 
 /// Measures prefill and decode of a model, or of a ladder of generated LLaMA shapes, as a share of what this machine can
 /// do. Fails if any two settings disagree about a single bit of the logits.
@@ -115,12 +121,9 @@ impl Options {
         Ok(self)
     }
 
-    fn effort(&self) -> Effort {
-        if self.quick {
-            Effort { trial: Duration::from_millis(2), trials: 3 }
-        } else {
-            Effort { trial: Duration::from_millis(50), trials: 10 }
-        }
+    fn gauge(&self) -> Gauge {
+        let (bytes, trial) = if self.quick { (MEMORY_BYTES / 8, 1) } else { (MEMORY_BYTES, 20) };
+        Gauge::new(bytes, Duration::from_millis(trial))
     }
 
     fn rounds(&self) -> Rounds {
@@ -136,30 +139,30 @@ impl Options {
     }
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    benches::finish(run())
+}
+
+fn run() -> anyhow::Result<()> {
     let options = Options::parse().settle()?;
     if let (Some(path), true) = (&options.model, options.memory_only) {
         return memory_only(path, &options);
     }
     let old = options.compare.as_deref().map(Report::read).transpose()?;
     let backends = options.backends()?;
-    let mut report = Report { machine: Machine::identify(), results: Vec::new() };
+    let mut gauge = options.gauge();
+    let cores = gauge.machine().cores;
+    eprintln!("{} ({cores} cores)", gauge.machine().processor);
     let mut counts = options.threads.clone();
     if counts.is_empty() {
-        counts = vec![1, report.machine.cores.min(MAX_WORKERS)];
+        counts = vec![1, cores.min(MAX_WORKERS)];
     }
     counts.dedup();
     let pools: Vec<Pool> = counts.into_iter().map(Pool::new).collect();
 
-    eprintln!("measuring the limits of {} ({} cores)", report.machine.processor, report.machine.cores);
-    for pool in &pools {
-        report.machine.bandwidth(pool, if options.quick { MEMORY_BYTES / 8 } else { MEMORY_BYTES }, options.effort());
-        for &backend in &backends {
-            report.machine.int8(backend, pool, options.effort());
-        }
-    }
+    let mut results = Vec::new();
     match &options.model {
-        Some(path) => measure_subject(&Subject::read(path)?, &options, &backends, &pools, &mut report)?,
+        Some(path) => results.extend(measure_subject(&Subject::read(path)?, &options, &backends, &pools, &mut gauge)?),
         None => {
             let layout = match options.layout {
                 LayoutName::Rows8 => Layout::Rows8,
@@ -169,20 +172,17 @@ fn main() -> anyhow::Result<()> {
                 for &group in &options.group {
                     eprintln!("generating {}", shape.name);
                     let subject = Subject::generate(shape, layout, group)?;
-                    measure_subject(&subject, &options, &backends, &pools, &mut report)?;
+                    results.extend(measure_subject(&subject, &options, &backends, &pools, &mut gauge)?);
                 }
             }
         }
     }
 
+    let report = Report { machine: gauge.machine().clone(), results };
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        println!("{} ({} cores)", report.machine.processor, report.machine.cores);
-        println!("{}\n\n{}", report.limits_table(), report.results_table());
-        println!(
-            "% int8: of the kernel's peak; % read: of the bandwidth at the model's own size; ratio: prefill / decode"
-        );
+        println!("{}\n\n{}\n\n{NOTES}", report.limits_table(), report.results_table());
     }
     if let Some(old) = old {
         let Some(table) = report.comparison_table(&old) else {
@@ -196,26 +196,21 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Measures one model in all settings and adds the results.
+/// Measures one model in all settings.
 fn measure_subject(
     subject: &Subject,
     options: &Options,
     backends: &[Backend],
     pools: &[Pool],
-    report: &mut Report,
-) -> anyhow::Result<()> {
-    let memory_bytes = report.machine.bandwidth.first().map_or(MEMORY_BYTES, |b| b.bytes);
+    gauge: &mut Gauge,
+) -> anyhow::Result<Vec<Measured>> {
     let model = subject.model()?;
     let (arch, packing) = (model.arch(), model.header().packing);
     eprintln!("measuring {} (group {})", subject.name, group_name(packing.group));
-    let cost = Cost::of(&model);
-    for pool in pools {
-        report.machine.bandwidth(pool, cost.weight_bytes as usize, options.effort());
-    }
     let digest = measure::verify(&model, pools)?;
-
     let rss = memory(subject, options)?;
-    let lengths = measure::fit(arch, &options.prompt, options.steps);
+
+    let lengths = measure::fit(arch, &options.prompt, options.steps)?;
     let context = lengths.iter().map(|(prompt, steps)| prompt + steps).max().unwrap_or(1);
     let mut settings = Vec::new();
     for &(prompt, steps) in &lengths {
@@ -224,19 +219,17 @@ fn measure_subject(
         }
     }
     let mut buffers = Buffers::new(&model, context, options.chunk)?;
-    let timings = measure::time(&model, &mut buffers, &settings, options.rounds())?;
+    let samples = measure::time(&model, &mut buffers, &settings, options.rounds(), gauge)?;
     let load = measure::load(subject.blob(), options.rounds())?;
 
-    for (setting, timing) in settings.iter().zip(timings) {
-        let (prefill, step) = (timing.prefill.as_secs_f64(), timing.step.as_secs_f64());
+    let cost = Cost::of(&model);
+    let measured = |(setting, samples): (&Setting<'_>, Vec<Sample>)| {
+        let median = |of: &dyn Fn(&Sample) -> f64| measure::median(samples.iter().map(of));
         let (prompt, steps) = (setting.prompt as u64, setting.steps as u64);
-        let read = cost.step_bytes(prompt + steps / 2) as f64 / step / 1e9;
-        let macs = cost.prompt_macs(prompt) as f64 / prefill / 1e9;
-        let machine = &mut report.machine;
-        let own = machine.bandwidth(setting.pool, cost.weight_bytes as usize, options.effort());
-        let memory = machine.bandwidth(setting.pool, memory_bytes, options.effort());
-        let int8 = machine.int8(setting.backend, setting.pool, options.effort());
-        report.results.push(Measured {
+        let gb_read = cost.step_bytes(prompt + steps / 2) as f64 / 1e9;
+        let gmacs = cost.prompt_macs(prompt) as f64 / 1e9;
+        let prefill = median(&|s| s.prefill.as_secs_f64());
+        Measured {
             model: subject.name.clone(),
             parameters: arch.parameters(),
             layout: packing.layout.name().to_owned(),
@@ -246,18 +239,18 @@ fn measure_subject(
             context: setting.prompt,
             chunk: options.chunk.min(context),
             prefill_tokens_per_s: prompt as f64 / prefill,
-            decode_tokens_per_s: 1.0 / step,
-            percent_of_bandwidth: 100.0 * read / own,
-            percent_of_memory_bandwidth: 100.0 * read / memory,
-            percent_of_int8_peak: 100.0 * macs / int8,
+            decode_tokens_per_s: 1.0 / median(&|s| s.step.as_secs_f64()),
+            percent_of_bandwidth: median(&|s| 100.0 * gb_read / s.step.as_secs_f64() / s.bandwidth),
+            percent_of_memory_bandwidth: median(&|s| 100.0 * gb_read / s.step.as_secs_f64() / s.memory),
+            percent_of_int8_peak: median(&|s| 100.0 * gmacs / s.prefill.as_secs_f64() / s.int8),
             first_token_ms: 1e3 * prefill,
-            load_ms: 1e3 * load.as_secs_f64(),
+            load_ms: 1e3 * load,
             rss_mib: rss,
             file_mib: mib(subject.blob().len() as u64),
             digest: format!("{:016x}", digest.value()),
-        });
-    }
-    Ok(())
+        }
+    };
+    Ok(settings.iter().zip(samples).map(measured).collect())
 }
 
 /// Peak memory in MiB of a process of its own that does nothing but run the longest prompt and its steps. This process
@@ -281,7 +274,7 @@ fn memory(subject: &Subject, options: &Options) -> anyhow::Result<Option<f64>> {
 fn memory_only(path: &Path, options: &Options) -> anyhow::Result<()> {
     let subject = Subject::read(path)?;
     let model = subject.model()?;
-    let lengths = measure::fit(model.arch(), &options.prompt, options.steps);
+    let lengths = measure::fit(model.arch(), &options.prompt, options.steps)?;
     let Some((prompt, steps)) = lengths.into_iter().max() else { bail!("no prompt") };
     let mut buffers = Buffers::new(&model, prompt + steps, options.chunk)?;
     let mut session = buffers.session(&model, Backend::detect(), Serial)?;

@@ -4,6 +4,7 @@
 //! that it computes the same bits.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::ensure;
 use benches::measure::{Buffers, replay};
@@ -26,7 +27,11 @@ struct Options {
     tokens: usize,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    benches::finish(run())
+}
+
+fn run() -> anyhow::Result<()> {
     let options = Options::parse();
     let subject = Subject::read(&options.model)?;
     let model = subject.model()?;
