@@ -35,7 +35,7 @@ pub struct Arguments {
     /// Answer this prompt with the finished file
     #[arg(long = "try", value_name = "PROMPT", conflicts_with = "json")]
     pub prompt: Option<String>,
-    /// Replace the output file if it exists
+    /// Replace the output file if it exists and is a .thumb file
     #[arg(long)]
     pub force: bool,
     /// Print the summary as one JSON object

@@ -60,9 +60,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let of_model =
         if arguments.reference.is_some() && is_blob(&arguments.model) { &unused } else { &arguments.conversion };
     let loaded = Loaded::open(&arguments.model, of_model, arguments.execution.precision, arguments.json)?;
-    if !arguments.json {
-        loaded.tell_notes();
-    }
     let reference = match &arguments.reference {
         Some(path) => Some(Loaded::open(path, &arguments.conversion, Precision::F32, true)?),
         None => None,
@@ -94,7 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             }
             Ok(())
         })?;
-        return print_pairs(arguments, &reports);
+        return print_pairs(arguments, &loaded, &reports);
     }
     let ids = match (&arguments.ids, &arguments.text) {
         (Some(path), _) => read_ids(path, loaded.vocab()?)?,
@@ -114,7 +111,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             Ok(())
         })
     })?;
-    report.map_or(Ok(()), |report| print_text(arguments, &report))
+    report.map_or(Ok(()), |report| print_text(arguments, &loaded, &report))
 }
 
 fn answer(
@@ -199,12 +196,13 @@ struct TextOutput<'r> {
     report: &'r TextReport,
 }
 
-fn print_text(arguments: &Arguments, report: &TextReport) -> Result<()> {
+fn print_text(arguments: &Arguments, loaded: &Loaded, report: &TextReport) -> Result<()> {
     if arguments.json {
         let Likelihood { nll, perplexity, tokens } = report.model;
         let top1_agreement = report.divergence.map(|d| d.top1_agreement);
         return print_json(&TextOutput { nll, perplexity, tokens, top1_agreement, report });
     }
+    loaded.tell_notes();
     let own = match arguments.execution.precision {
         Precision::Int8 => "int8",
         Precision::F32 => "f32",
@@ -237,12 +235,13 @@ struct PairsOutput<'r> {
     reference: Option<&'r PairReport>,
 }
 
-fn print_pairs(arguments: &Arguments, reports: &[PairReport]) -> Result<()> {
+fn print_pairs(arguments: &Arguments, loaded: &Loaded, reports: &[PairReport]) -> Result<()> {
     let Some(model) = reports.first() else { return Ok(()) };
     let reference = reports.get(1);
     if arguments.json {
         return print_json(&PairsOutput { model, reference });
     }
+    loaded.tell_notes();
     let own = match arguments.execution.precision {
         Precision::Int8 => "int8",
         Precision::F32 => "f32",
