@@ -21,7 +21,7 @@ impl AvxVnni {
 
 operations!(AvxVnni, "avx2,f16c,avxvnni");
 
-/// The processor has AVX2, F16C and AVX-512 F, BW, VL and VNNI.
+/// The processor has AVX2, F16C, FMA and AVX-512 F, BW, VL and VNNI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Avx512Vnni(());
 
