@@ -179,8 +179,8 @@ impl Prepared {
         })();
         let tensors = match outcome {
             Ok(tensors) => tensors,
+            Err(Failed::System(error) | Failed::Here(Error::Write(error))) => return Err(failed(error)),
             Err(Failed::Here(error)) => return Err(error),
-            Err(Failed::System(error)) => return Err(failed(error)),
         };
         output.commit()?;
         Ok(Outcome { tensors, bytes: plan.file_len() })
