@@ -77,6 +77,9 @@ pub enum Error {
     /// A text cannot be tokenized.
     #[error("tokenizing: {0}")]
     Encode(thumbformer::tokenizer::EncodeError),
+    /// A blob cannot be written to wherever it goes.
+    #[error("writing the blob: {0}")]
+    Write(std::io::Error),
     /// Standard output cannot be written.
     #[error("standard output: {0}")]
     Output(std::io::Error),

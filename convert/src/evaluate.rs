@@ -54,7 +54,7 @@ pub struct TextReport {
     pub divergence: Option<Divergence>,
 }
 
-/// Scores `ids` in windows of `window` tokens, each run alone from position 0; a window's first token is not scored.
+/// Scores `ids` in windows of `window` tokens, or of the context's length if `None`, each run alone from position 0; a window's first token is not scored.
 ///
 /// # Errors
 /// Fewer than two ids, a window that does not fit, an id outside the vocabulary.
@@ -62,15 +62,16 @@ pub fn text(
     model: &mut dyn Engine,
     reference: Option<&mut dyn Engine>,
     ids: &[u32],
-    window: usize,
+    window: Option<usize>,
     progress: impl FnMut(usize),
 ) -> Result<TextReport> {
     let context = reference.as_ref().map_or(model.context(), |r| r.context().min(model.context()));
+    let window = window.unwrap_or(context);
     if window < 2 || window > context {
-        return Err(Error::Usage(format!("a window of {window} tokens: expected 2 to the context of {context}")));
+        return Err(Error::Usage(format!("a window of {window} tokens, expected 2 to {context}, the model's context")));
     }
     if ids.len() < 2 {
-        return Err(Error::Usage(format!("{} tokens are too few to score: at least 2 are needed", ids.len())));
+        return Err(Error::Usage(format!("{} tokens to score, expected at least 2", ids.len())));
     }
     windows(model, reference, ids.chunks(window), progress)
 }

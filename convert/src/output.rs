@@ -26,19 +26,28 @@ enum Unfinished {
 }
 
 impl Output {
-    /// Starts a file that will be called `path`.
+    /// Starts a file that will be called `path`. A link is followed: the file it leads to is replaced, not the link.
     ///
     /// # Errors
-    /// It exists and may not be replaced; its folder does not exist or is not writable.
+    /// It exists and may not be replaced, or is a folder, a device or another thing that is no file; its folder does not
+    /// exist or is not writable.
     pub fn create(path: &Path, replace: bool) -> Result<Self> {
+        if path.is_dir() {
+            return Err(Error::format(path, "a folder, expected the name of a file to write"));
+        }
+        // The finished file takes its name by a rename, which would put it in a device's or a pipe's place.
+        if path.exists() && !path.is_file() {
+            return Err(Error::format(path, "not a regular file: the result can only be written to one"));
+        }
         if !replace && path.exists() {
             return Err(exists(path));
         }
-        if path.is_dir() {
-            return Err(Error::format(path, "is a folder, expected the name of a file to write"));
+        if !folder(path).is_dir() {
+            return Err(Error::format(path, format!("there is no folder {} to write it to", folder(path).display())));
         }
-        let file = unfinished(folder(path)).map_err(Error::io(path))?;
-        Ok(Self { path: path.to_owned(), replace, file })
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let file = unfinished(folder(&path)).map_err(Error::io(&path))?;
+        Ok(Self { path, replace, file })
     }
 
     /// The file, for reading and writing.
@@ -170,6 +179,34 @@ mod tests {
     #[test]
     fn a_missing_folder_is_named() {
         let error = Output::create(Path::new("/nonexistent/x.thumb"), false).unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/x.thumb"), "{error}");
+        assert_eq!(error.to_string(), "/nonexistent/x.thumb: there is no folder /nonexistent to write it to");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_files_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for (path, problem) in [(socket.as_path(), "not a regular file"), (folder.path(), "a folder")] {
+            for replace in [false, true] {
+                let error = Output::create(path, replace).unwrap_err();
+                assert!(error.to_string().contains(problem), "{error}");
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("x.thumb"), folder.path().join("link.thumb"));
+        std::fs::write(&file, b"old").unwrap();
+        std::os::unix::fs::symlink("x.thumb", &link).unwrap();
+        let mut output = Output::create(&link, true).unwrap();
+        output.file().write_all(b"new").unwrap();
+        output.commit().unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read(&file).unwrap(), b"new");
     }
 }

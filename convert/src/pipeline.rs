@@ -82,6 +82,8 @@ pub struct Prepared {
     /// Things the user should know, one line each.
     pub notes: Vec<String>,
     options: Options,
+    /// Tokens of the text to measure mean keys on, if the user gave one.
+    calibration: Vec<u32>,
 }
 
 /// What a conversion did.
@@ -124,7 +126,11 @@ impl Prepared {
         let mut notes = recipe.notes.clone();
         let tokenizer = open_tokenizer(&source, &options, &recipe.arch, &mut notes)?;
         let special = special_tokens(&source, &recipe.arch, tokenizer.as_ref(), &mut notes)?;
-        Ok(Self { source, recipe, tokenizer, special, notes, options })
+        let calibration = match &options.calibration {
+            Calibration::File(path) => read_calibration(path, tokenizer.as_ref())?,
+            _ => Vec::new(),
+        };
+        Ok(Self { source, recipe, tokenizer, special, notes, options, calibration })
     }
 
     fn plan(&self) -> Plan<'_> {
@@ -147,35 +153,29 @@ impl Prepared {
     /// A number that is not finite, or what the system says of the file.
     pub fn write(&self, path: &Path, replace: bool, progress: &dyn Progress) -> Result<Outcome> {
         let plan = self.plan();
+        let failed = |e| Error::io(path)(e);
         let mut output = Output::create(path, replace)?;
-        let failed = Error::io(path);
-        let outcome = (|| -> Result<_, Failed> {
-            let mut buffered = std::io::BufWriter::with_capacity(1 << 20, output.file());
-            let tensors = self.content(&plan, &mut buffered, progress)?;
-            buffered.flush()?;
-            drop(buffered);
-            let seal = |output: &mut Output| -> Result<(), Failed> {
-                let head = plan.seal(&mapped::map(output.file(), path)?);
-                output.file().seek(SeekFrom::Start(0))?;
-                output.file().write_all(&head)?;
-                Ok(())
-            };
-            seal(&mut output)?;
-            let means = self.mean_keys(&mapped::map(output.file(), path)?, progress)?;
-            for (range, means) in mean_ranges(&plan).zip(means) {
-                output.file().seek(SeekFrom::Start(range.start))?;
-                output.file().write_all(bytemuck::cast_slice(&means))?;
-            }
-            progress.step("checking the file");
-            seal(&mut output)?;
-            check(&mapped::map(output.file(), path)?)?;
-            Ok(tensors)
-        })();
-        let tensors = match outcome {
-            Ok(tensors) => tensors,
-            Err(Failed::Here(error)) => return Err(error),
-            Err(Failed::System(error)) => return Err(failed(error)),
+        let mut buffered = std::io::BufWriter::with_capacity(1 << 20, output.file());
+        let tensors = self.content(&plan, &mut buffered, progress).map_err(|error| match error {
+            Error::Write(error) => failed(error),
+            other => other,
+        })?;
+        buffered.flush().map_err(failed)?;
+        drop(buffered);
+        let seal = |output: &mut Output| -> Result<()> {
+            let head = plan.seal(&mapped::map(output.file(), path)?);
+            output.file().seek(SeekFrom::Start(0)).map_err(failed)?;
+            output.file().write_all(&head).map_err(failed)
         };
+        seal(&mut output)?;
+        let means = self.mean_keys(&mapped::map(output.file(), path)?, progress)?;
+        for (range, means) in mean_ranges(&plan).zip(means) {
+            output.file().seek(SeekFrom::Start(range.start)).map_err(failed)?;
+            output.file().write_all(bytemuck::cast_slice(&means)).map_err(failed)?;
+        }
+        progress.step("checking the file");
+        seal(&mut output)?;
+        check(&mapped::map(output.file(), path)?)?;
         output.commit()?;
         Ok(Outcome { tensors, bytes: plan.file_len() })
     }
@@ -223,17 +223,7 @@ impl Prepared {
                 return Ok(means.clone());
             }
             Calibration::Generated => Text::Generated { seed: 0 },
-            Calibration::File(path) => {
-                let Some(tokenizer) = &self.tokenizer else {
-                    return Err(Error::Usage("a calibration text needs a tokenizer: none was found".into()));
-                };
-                let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-                let ids = tokenizer::encode(&tokenizer.tokenizer()?, &text, EncodeOptions::default())?;
-                if ids.is_empty() {
-                    return Err(Error::format(path, "is empty, expected text to measure mean keys on"));
-                }
-                Text::Given(ids)
-            }
+            Calibration::File(_) => Text::Given(self.calibration.clone()),
         };
         progress.step("measuring mean keys");
         let model = Model::new(blob).map_err(|e| Error::Usage(format!("the blob just made is damaged: {e}")))?;
@@ -266,24 +256,6 @@ fn mean_ranges<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = Range<u64>> + 'p 
     (0..plan.arch.layers).filter_map(|layer| plan.range(Role::KeyMean, layer))
 }
 
-/// Tells the system's errors, which need the file's name, from those that have it.
-enum Failed {
-    Here(Error),
-    System(std::io::Error),
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Failed::Here(error)
-    }
-}
-
-impl From<std::io::Error> for Failed {
-    fn from(error: std::io::Error) -> Self {
-        Failed::System(error)
-    }
-}
-
 /// A recipe and its checkpoint as the writer wants them.
 struct Streamed<'a> {
     recipe: &'a Recipe,
@@ -312,6 +284,18 @@ impl Weights for Streamed<'_> {
             }
         }
     }
+}
+
+fn read_calibration(path: &Path, tokenizer: Option<&Packed>) -> Result<Vec<u32>> {
+    let Some(tokenizer) = tokenizer else {
+        return Err(Error::Usage("a calibration text needs a tokenizer: none was found".into()));
+    };
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let ids = tokenizer::encode(&tokenizer.tokenizer()?, &text, EncodeOptions::default())?;
+    if ids.is_empty() {
+        return Err(Error::format(path, "an empty file, expected text to measure mean keys on"));
+    }
+    Ok(ids)
 }
 
 fn open_tokenizer(source: &Source, options: &Options, arch: &Arch, notes: &mut Vec<String>) -> Result<Option<Packed>> {

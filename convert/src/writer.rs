@@ -75,30 +75,29 @@ impl Plan<'_> {
         progress: &dyn Fn(u64),
     ) -> Result<Vec<TensorReport>> {
         self.arch.validate().map_err(|e| Error::Usage(e.to_string()))?;
-        let failed = |e: std::io::Error| Error::Usage(format!("writing the blob: {e}"));
         let mut out = Padded { out, position: 0 };
         let mut reports = Vec::new();
         let mut entries = Vec::new();
-        out.pad_to(tokenizer_offset(self.arch.tensors().count() as u32)).map_err(failed)?;
-        out.write(self.tokenizer).map_err(failed)?;
+        out.pad_to(tokenizer_offset(self.arch.tensors().count() as u32)).map_err(Error::Write)?;
+        out.write(self.tokenizer).map_err(Error::Write)?;
         let mut done = 0;
         for placed in placement(&self.arch, self.packing, self.tokenizer_len()) {
             let spec = placed.spec;
             let (rows, cols) = (spec.rows as usize, spec.cols as usize);
-            out.pad_to(placed.offset).map_err(failed)?;
+            out.pad_to(placed.offset).map_err(Error::Write)?;
             let exponent = match spec.kind {
                 Kind::Matrix => {
                     let packed = quantize_rows(rows, cols, self.packing, |r, o| weights.read_rows(&spec, r, o))?;
-                    out.write(&packed.weights).map_err(failed)?;
-                    out.pad_to(placed.scales).map_err(failed)?;
-                    out.write(bytemuck::cast_slice(&packed.scales)).map_err(failed)?;
+                    out.write(&packed.weights).map_err(Error::Write)?;
+                    out.pad_to(placed.scales).map_err(Error::Write)?;
+                    out.write(bytemuck::cast_slice(&packed.scales)).map_err(Error::Write)?;
                     reports.push(TensorReport { spec, error: packed.error });
                     packed.exponent
                 }
                 Kind::Vector => {
                     let mut values = vec![0f32; cols];
                     weights.read_rows(&spec, 0..1, &mut values)?;
-                    out.write(bytemuck::cast_slice(&values)).map_err(failed)?;
+                    out.write(bytemuck::cast_slice(&values)).map_err(Error::Write)?;
                     0
                 }
             };
@@ -106,8 +105,8 @@ impl Plan<'_> {
             done += rows as u64 * cols as u64;
             progress(done);
         }
-        out.out.seek(SeekFrom::Start(HEADER_BYTES as u64)).map_err(failed)?;
-        out.out.write_all(&entries).map_err(failed)?;
+        out.out.seek(SeekFrom::Start(HEADER_BYTES as u64)).map_err(Error::Write)?;
+        out.out.write_all(&entries).map_err(Error::Write)?;
         Ok(reports)
     }
 

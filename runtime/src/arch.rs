@@ -333,8 +333,25 @@ impl Arch {
 
     /// Index in [`Arch::tensors`] of the first tensor of layer `layer`.
     pub(crate) fn first_index(&self, layer: u32) -> u32 {
-        let present = |roles: &[Role]| roles.iter().filter(|&&role| self.tensor(role, 0).is_some()).count() as u32;
-        present(&BEFORE) + layer * present(&LAYER)
+        self.present(&BEFORE) + layer * self.present(&LAYER)
+    }
+
+    /// Index in [`Arch::tensors`] of the tensor of that role, and the tensor; `None` if there is none.
+    pub(crate) fn find(&self, role: Role, layer: u32) -> Option<(u32, TensorSpec)> {
+        let lists = [
+            (BEFORE.as_slice(), 1, 0),
+            (LAYER.as_slice(), self.layers, self.first_index(0)),
+            (AFTER.as_slice(), 1, self.first_index(self.layers)),
+        ];
+        let (list, layers, first) = lists.into_iter().find(|(list, ..)| list.contains(&role))?;
+        let spec = self.tensor(role, layer).filter(|_| layer < layers)?;
+        let before = list.split(|&other| other == role).next().unwrap_or(&[]);
+        Some((first + layer * self.present(list) + self.present(before), spec))
+    }
+
+    /// How many of these roles the record has.
+    fn present(&self, roles: &[Role]) -> u32 {
+        roles.iter().filter(|&&role| self.tensor(role, 0).is_some()).count() as u32
     }
 
     /// Number of trained parameters: every tensor but the rotary frequencies and the key means.
@@ -363,3 +380,44 @@ const LAYER: [Role; MAX_LAYER] = [
     Role::MlpDownBias,
 ];
 const AFTER: [Role; MAX_AFTER] = [Role::FinalNorm, Role::FinalNormBias, Role::Head];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tensor_is_found_at_its_index() {
+        let plain = Arch {
+            vocab: 5,
+            dim: 4,
+            layers: 3,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 2,
+            hidden: 6,
+            context: 7,
+            norm: Norm::Rms,
+            norm_eps: 1e-5,
+            position: Position::Rope,
+            rotary_dim: 2,
+            activation: Activation::Silu,
+            gated: true,
+            biases: Biases::default(),
+            tied_head: true,
+            attention_scale: 1.0,
+        };
+        let all = Biases { norm: true, qkv: true, attention_out: true, mlp: true };
+        let full = Arch { position: Position::Learned, rotary_dim: 0, biases: all, tied_head: false, ..plain };
+        for arch in [plain, full, Arch { biases: Biases { qkv: true, ..Biases::default() }, ..plain }] {
+            arch.validate().unwrap();
+            for (index, spec) in (0u32..).zip(arch.tensors()) {
+                assert_eq!(arch.find(spec.role, spec.layer), Some((index, spec)));
+            }
+            assert_eq!(arch.find(Role::Qkv, 3), None);
+            assert_eq!(arch.find(Role::FinalNorm, 1), None);
+            assert_eq!(arch.find(Role::Qkv, u32::MAX), None);
+        }
+        assert_eq!(plain.find(Role::Head, 0), None);
+        assert_eq!(full.find(Role::RopeFrequencies, 0), None);
+    }
+}

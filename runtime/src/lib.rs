@@ -43,13 +43,14 @@
 //!
 //! # Features
 //!
-//! - `std`: a thread pool ([`kernel::pool`]) and a faster checksum, for hosts. Changes no result.
+//! - `std`: a thread pool (`kernel::pool`) and a faster checksum, for hosts. Changes no result.
 //! - `defmt`: `defmt::Format` for errors.
 //!
 //! # Panics
 //!
-//! None: no function of this crate panics, whatever its arguments. Slices that are too short are treated as far as they
-//! go, or refused with an error where one is documented. (The thread pool passes on panics of the tasks it is given.)
+//! None on any file, text or tokens. Slices that are too short are treated as far as they go, or refused with an error
+//! where one is documented. Two things remain the caller's: sizes that the format does not allow can overflow in the plain
+//! arithmetic of [`packing`], [`arch`] and [`blob::placement`], and the thread pool passes on panics of its tasks.
 #![no_std]
 #![deny(unsafe_code)]
 

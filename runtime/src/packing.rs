@@ -4,7 +4,8 @@
 //! columns after the other, that quad of each of its rows. A kernel thus loads one vector of weights, broadcasts four
 //! activations, and never sums horizontally. Missing rows and columns of the last block and quad are zero. Scales are
 //! f16, `[block][group][row of block]`. Weights lie in −127…127; a byte of −128, which no converter writes, still gives a
-//! defined product in every kernel for SIMD registers, but is outside the contract of equal bits. The key and value caches use the same interleavings.
+//! defined product in every kernel for SIMD registers, but is outside the contract of equal bits. The key and value
+//! caches use the same interleavings.
 //!
 //! - [`Layout::Rows8`]: 8 rows × 4 columns, a byte each: one AVX2 register, two NEON ones.
 //! - [`Layout::Dsp`]: 4 rows × 4 columns as 4 little-endian words, *borrow-adjusted*: of weights `w0…w3` the word is
@@ -114,20 +115,23 @@ impl Packing {
 
     /// Groups of a row; the last one may be short.
     pub const fn groups(self, cols: usize) -> usize {
-        cols.div_ceil(self.group_cols(cols))
+        if cols == 0 { 0 } else { cols.div_ceil(self.group_cols(cols)) }
     }
 
-    /// Bytes of a matrix's weights.
+    /// Bytes of a matrix's weights; `None` if this machine cannot address them.
     pub const fn weight_bytes(self, rows: usize, cols: usize) -> Option<usize> {
-        match round_up(rows, self.layout.block_rows()).checked_mul(round_up(cols, QUAD)) {
-            Some(bytes) => Some(bytes),
-            None => None,
+        match (rows.checked_next_multiple_of(self.layout.block_rows()), cols.checked_next_multiple_of(QUAD)) {
+            (Some(rows), Some(cols)) => rows.checked_mul(cols),
+            _ => None,
         }
     }
 
-    /// Number of a matrix's f16 scales.
+    /// Number of a matrix's f16 scales; `None` if this machine cannot address them.
     pub const fn scale_count(self, rows: usize, cols: usize) -> Option<usize> {
-        round_up(rows, self.layout.block_rows()).checked_mul(self.groups(cols))
+        match rows.checked_next_multiple_of(self.layout.block_rows()) {
+            Some(rows) => rows.checked_mul(self.groups(cols)),
+            None => None,
+        }
     }
 
     /// Index of the scale of (`row`, `group`).
@@ -174,5 +178,15 @@ mod tests {
         assert_eq!((p.groups(172), p.group_cols(172)), (3, 64));
         assert_eq!(Packing { group: 0, ..p }.groups(172), 1);
         assert_eq!(p.groups(20), 1);
+    }
+
+    #[test]
+    fn sizes_that_no_machine_has_are_none() {
+        let p = Packing { layout: Layout::Rows8, group: 32 };
+        assert_eq!((p.groups(0), p.weight_bytes(8, 0), p.scale_count(8, 0)), (0, Some(0), Some(0)));
+        for (rows, cols) in [(usize::MAX, 1), (1, usize::MAX), (usize::MAX / 8, 16)] {
+            assert_eq!(p.weight_bytes(rows, cols), None);
+        }
+        assert_eq!(p.scale_count(usize::MAX, 1), None);
     }
 }

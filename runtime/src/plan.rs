@@ -4,7 +4,7 @@
 //! size its buffers, so that a model which does not fit does not build; hosts evaluate it at run time. The plan is also
 //! the only place that knows how the buffers are cut.
 
-use crate::arch::Arch;
+use crate::arch::{Arch, ArchError};
 use crate::blob::ALIGN;
 use crate::blob::header::Header;
 use crate::cache::HeadShape;
@@ -34,6 +34,8 @@ impl Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum PlanError {
+    /// The architecture record contradicts itself.
+    Arch(ArchError),
     /// A limit is zero.
     Zero {
         /// Which.
@@ -56,6 +58,7 @@ pub enum PlanError {
 impl core::fmt::Display for PlanError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match *self {
+            PlanError::Arch(e) => e.fmt(f),
             PlanError::Zero { limit } => write!(f, "`{limit}` must be at least 1"),
             PlanError::Context { context, model } => {
                 write!(f, "a context of {context} was asked for, the model has {model}")
@@ -137,8 +140,11 @@ impl Plan {
     /// Plans a session for a model of `arch` in `packing`. A chunk or number of logit rows above the context is cut to it.
     ///
     /// # Errors
-    /// A limit of zero, a context above the model's, or more bytes than this machine can address.
+    /// An invalid record, a limit of zero, a context above the model's, or more bytes than this machine can address.
     pub const fn new(arch: &Arch, packing: Packing, limits: Limits) -> Result<Self, PlanError> {
+        if let Err(e) = arch.validate() {
+            return Err(PlanError::Arch(e));
+        }
         macro_rules! at_least_one {
             ($($limit:ident),*) => {
                 $(if limits.$limit == 0 {

@@ -84,3 +84,29 @@ fn digests_of_real_checkpoints_are_the_golden_ones() {
     }
     assert_eq!(golden.lines().count(), found.lines().count(), "{FILE} has another number of models");
 }
+
+#[test]
+fn no_chunk_and_no_rewinding_shows_in_a_real_model() {
+    let mut models: Vec<_> = common::models().iter().map(|name| common::model(name)).collect();
+    models.push(common::repository("tests/models/home-commands"));
+    for (turn, folder) in models.into_iter().enumerate() {
+        let blob = convert(&folder, Packing { layout: LAYOUTS[0], group: 32 });
+        let model = Model::new(&blob).expect("a good blob");
+        let ids = ids(model.arch().vocab, model.arch().context as usize);
+        let expected = reference(model, &ids);
+        for chunk in 1..=64 {
+            // Backends take turns, another one for each chunk and model.
+            for backend in Backend::available().enumerate().filter(|(i, _)| (i + turn + chunk as usize) % 4 == 0) {
+                let (_, backend) = backend;
+                let setting = Setting { backend, chunk, logit_rows: 1 + chunk % 8, dirt: [0xFF; 4] };
+                let mut buffers = setting.buffers(&model, model.arch().context);
+                let mut session = buffers.session(model, backend, Serial);
+                let place = format!("{}, chunk {chunk}, {}", folder.display(), backend.name());
+                assert_eq!(score(&mut session, &ids), expected, "{place}");
+                let kept = (ids.len() * chunk as usize / 65).max(1);
+                session.rewind(kept).expect("fewer tokens");
+                assert_eq!(score(&mut session, &ids[kept..]), expected[kept..], "{place}, rewound to {kept}");
+            }
+        }
+    }
+}

@@ -8,7 +8,7 @@ use thumbformer_convert::cli;
 
 /// Run int8 transformers as a microcontroller runs them
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "thumbformer", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

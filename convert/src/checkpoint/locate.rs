@@ -58,7 +58,7 @@ pub(super) fn locate(path: &Path) -> Result<Located> {
             }
         }
     }
-    Err(Error::format(path, format!("a folder without weights, expected one of {PREFERRED:?}")))
+    Err(Error::format(path, format!("a folder without weights, expected one of {}", PREFERRED.join(", "))))
 }
 
 fn is_index(path: &Path) -> bool {

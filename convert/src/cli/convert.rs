@@ -10,7 +10,7 @@ use thumbformer::tokenizer::{Kind, Tokenizer};
 use thumbformer::{Limits, Model, Plan, Session};
 
 use super::model::{Conversion, is_blob};
-use super::{Bar, bytes, count, print_json, say};
+use super::{Bar, bytes, count, counted, print_json, say};
 use crate::boards::{BOARDS, CHUNK, Fit};
 use crate::calibrate;
 use crate::evaluate::{self, Divergence};
@@ -35,7 +35,7 @@ pub struct Arguments {
     /// Answer this prompt with the finished file
     #[arg(long = "try", value_name = "PROMPT", conflicts_with = "json")]
     pub prompt: Option<String>,
-    /// Replace the output file if it exists
+    /// Replace the output file if it exists and is a .thumb file
     #[arg(long)]
     pub force: bool,
     /// Print the summary as one JSON object
@@ -59,31 +59,42 @@ Examples:
 /// Whatever the conversion reports.
 pub fn run(arguments: &Arguments) -> Result<()> {
     if is_blob(&arguments.model) {
-        return Err(Error::Usage(format!("{} is a .thumb file already", arguments.model.display())));
+        let path = arguments.model.display();
+        return Err(Error::Usage(format!("{path} is a .thumb file already: run it with `thumbformer run {path}`")));
     }
     let prepared = Prepared::open(&arguments.model, arguments.conversion.options())?;
+    if prepared.tokenizer.is_none() && arguments.prompt.is_some() {
+        return Err(Error::Usage("--try needs a tokenizer: none was found, name one with --tokenizer".into()));
+    }
     let output = arguments.output.clone().unwrap_or_else(|| default_output(&prepared));
+    // Above all not the checkpoint.
+    if arguments.force && output.is_file() && !is_blob(&output) {
+        return Err(Error::format(output, "exists and is no .thumb file: --force does not replace it"));
+    }
     let silent = arguments.quiet || arguments.json;
     let bar = Bar::new(prepared.recipe.arch.parameters(), "parameters", silent);
     let outcome = prepared.write(&output, arguments.force, &bar)?;
     drop(bar);
     let header = mapped::open(&output)?;
     let header = Header::read(&header).map_err(|source| Error::Blob { path: output.clone(), source })?;
-    let accuracy = accuracy(&prepared, &output, silent)?;
+    let accuracy = if arguments.quiet && !arguments.json { None } else { accuracy(&prepared, &output, silent)? };
     let summary = Summary::new(&prepared, &outcome, &header, &output, accuracy);
     match (arguments.json, arguments.quiet) {
         (true, _) => print_json(&summary),
-        (false, true) => Ok(()),
-        (false, false) => summary.print(),
+        (_, true) => Ok(()),
+        _ => summary.print(),
     }?;
     match &arguments.prompt {
         None if silent => Ok(()),
-        None => say!("\nTry it:  thumbformer run {} \"…\"", output.display()),
+        None => {
+            let prompt = if prepared.tokenizer.is_some() { "\"…\"" } else { "--ids …" };
+            say!("\nTry it:  thumbformer run {} {prompt}", output.display())
+        }
         Some(prompt) => {
             if !silent {
                 say!("\n> {prompt}")?;
             }
-            super::run::run(&super::run::Arguments::answer(output, prompt.clone(), arguments.conversion.clone()))
+            super::run::run(&super::run::Arguments::answer(output, prompt.clone(), !silent))
         }
     }
 }
@@ -92,8 +103,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn default_output(prepared: &Prepared) -> PathBuf {
     let path = prepared.source.checkpoint.path();
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let stem = name.split('.').next().filter(|s| !s.is_empty()).unwrap_or("model");
-    path.with_file_name(format!("{stem}.thumb"))
+    path.with_file_name(name.strip_suffix(".index.json").unwrap_or(&name)).with_extension("thumb")
 }
 
 /// Models up to this size are compared with f32 at once; for larger ones, `thumbformer eval --reference` does it when
@@ -302,13 +312,13 @@ pub fn architecture(a: &Arch) -> String {
         Activation::Relu => "ReLU",
     };
     let heads = if a.heads == a.kv_heads {
-        format!("{} heads of {}", a.heads, a.head_dim)
+        format!("{} of {}", counted(a.heads as usize, "head"), a.head_dim)
     } else {
-        format!("{} heads of {} over {} KV heads", a.heads, a.head_dim, a.kv_heads)
+        format!("{} heads of {} over {}", a.heads, a.head_dim, counted(a.kv_heads as usize, "KV head"))
     };
     format!(
-        "{} layers, dim {}, {heads}, {}{activation} MLP {}, {norm}, {position}, vocabulary {} ({} head), context {}",
-        a.layers,
+        "{}, dim {}, {heads}, {}{activation} MLP {}, {norm}, {position}, vocabulary {} ({} head), context {}",
+        counted(a.layers as usize, "layer"),
         a.dim,
         if a.gated { "gated " } else { "" },
         a.hidden,
@@ -326,7 +336,8 @@ pub fn tokenizer(t: &Tokenizer<'_>) -> String {
         Kind::CharBpe => "SentencePiece BPE",
         Kind::Characters => "characters",
     };
-    let merges = if header.merges > 0 { format!(", {} merges", header.merges) } else { String::new() };
+    // Of characters, the merges are only how they are found.
+    let merges = if header.kind != Kind::Characters { format!(", {} merges", header.merges) } else { String::new() };
     let text = |ids: &mut dyn Iterator<Item = u32>| {
         ids.map(|id| String::from_utf8_lossy(t.token_bytes(id)).into_owned()).collect::<String>()
     };

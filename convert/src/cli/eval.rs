@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde::Serialize;
 use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
 
-use super::model::{Conversion, Execution, Loaded, Precision};
-use super::{Bar, print_json, say};
+use super::model::{Conversion, Execution, Loaded, Precision, is_blob};
+use super::{Bar, counted, print_json, read_text, say, tell};
 use crate::engine::Engine;
 use crate::evaluate::{self, Likelihood, Pair, PairReport, TextReport};
 use crate::tokenizer::{decode, encode, encode_prompt};
@@ -15,14 +15,14 @@ use crate::{Error, Result};
 
 /// Measure a model: on text, on token ids, or on request-answer pairs
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("data").args(["text", "ids", "pairs"]).required(true))]
 pub struct Arguments {
     /// A .thumb file, or a checkpoint (file or folder) to convert in memory
     pub model: PathBuf,
     /// Text file to score
-    #[arg(required_unless_present_any = ["ids", "pairs"], conflicts_with_all = ["ids", "pairs"])]
     pub text: Option<PathBuf>,
     /// JSON file with a list of token ids to score
-    #[arg(long, value_name = "FILE", conflicts_with = "pairs")]
+    #[arg(long, value_name = "FILE")]
     pub ids: Option<PathBuf>,
     /// Text file with `request<TAB>answer` lines to answer exactly
     #[arg(long, value_name = "FILE")]
@@ -34,7 +34,7 @@ pub struct Arguments {
     #[arg(long, value_name = "CHECKPOINT")]
     pub reference: Option<PathBuf>,
     /// With --pairs, print the requests answered otherwise
-    #[arg(long, requires = "pairs")]
+    #[arg(long, conflicts_with_all = ["text", "ids"])]
     pub show_wrong: bool,
     /// Print one JSON object
     #[arg(long)]
@@ -55,11 +55,23 @@ const LOGIT_ROWS: u32 = 16;
 /// # Errors
 /// Whatever the files, the model or the runtime report.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let loaded = Loaded::open(&arguments.model, &arguments.conversion, arguments.execution.precision, arguments.json)?;
+    // With a finished model, the options of a conversion are the reference's.
+    let unused = Conversion::default();
+    let of_model =
+        if arguments.reference.is_some() && is_blob(&arguments.model) { &unused } else { &arguments.conversion };
+    let loaded = Loaded::open(&arguments.model, of_model, arguments.execution.precision, arguments.json)?;
     let reference = match &arguments.reference {
         Some(path) => Some(Loaded::open(path, &arguments.conversion, Precision::F32, true)?),
         None => None,
     };
+    if let Some(reference) = &reference {
+        let (vocab, expected) = (reference.vocab()?, loaded.vocab()?);
+        if vocab != expected {
+            return Err(Error::Usage(format!(
+                "the reference has a vocabulary of {vocab}, the model one of {expected}: they do not belong together"
+            )));
+        }
+    }
     let with_reference = |f: &mut dyn FnMut(Option<&mut dyn Engine>) -> Result<()>| match &reference {
         None => f(None),
         Some(reference) => {
@@ -79,23 +91,27 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             }
             Ok(())
         })?;
-        return print_pairs(arguments, &reports);
+        return print_pairs(arguments, &loaded, &reports);
     }
     let ids = match (&arguments.ids, &arguments.text) {
-        (Some(path), _) => read_ids(path)?,
+        (Some(path), _) => read_ids(path, loaded.vocab()?)?,
         (None, Some(path)) => encode(&loaded.require_tokenizer()?, &read_text(path)?, EncodeOptions::default())?,
         (None, None) => return Err(Error::Usage("nothing to score: give a text file, --ids or --pairs".into())),
     };
+    if let (true, Some(path)) = (ids.len() < 2, arguments.ids.as_ref().or(arguments.text.as_ref())) {
+        let found = counted(ids.len(), "token");
+        return Err(Error::format(path, format!("{found}, expected at least 2: the first one is not scored")));
+    }
     let mut report = None;
     loaded.with_engine(&arguments.execution, LOGIT_ROWS, |model, _| {
         with_reference(&mut |reference| {
-            let window = arguments.window.unwrap_or(model.context().min(ids.len().max(2)));
             let bar = Bar::new(ids.len() as u64, "tokens", arguments.json);
-            report = Some(evaluate::text(model, reference, &ids, window, |done| bar.advance(done as u64))?);
+            let progress = |done| bar.advance(done as u64);
+            report = Some(evaluate::text(model, reference, &ids, arguments.window, progress)?);
             Ok(())
         })
     })?;
-    report.map_or(Ok(()), |report| print_text(arguments, &report))
+    report.map_or(Ok(()), |report| print_text(arguments, &loaded, &report))
 }
 
 fn answer(
@@ -118,28 +134,28 @@ fn answer(
     let bar = Bar::new(pairs.len() as u64, "pairs", arguments.json);
     let wrong = |index: usize, answer: &str| {
         if let (true, Some(pair)) = (arguments.show_wrong, pairs.get(index)) {
-            eprintln!("line {}: expected {:?}, got {answer:?}", index + 1, pair.text);
+            tell!("line {}: expected {:?}, got {answer:?}", index + 1, pair.text);
         }
     };
     evaluate::pairs(
         engine,
         pairs,
-        &loaded.end_tokens()?,
+        loaded.special()?.end(),
         |ids| decode(&tokenizer, ids, true),
         wrong,
         |n| bar.advance(n as u64),
     )
 }
 
-fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    String::from_utf8(bytes)
-        .map_err(|e| Error::format(path, format!("byte {} is not UTF-8 text", e.utf8_error().valid_up_to())))
-}
-
-fn read_ids(path: &Path) -> Result<Vec<u32>> {
-    let text = read_text(path)?;
-    serde_json::from_str(&text).map_err(|e| Error::format(path, format!("expected a JSON list of token ids: {e}")))
+fn read_ids(path: &Path, vocab: u32) -> Result<Vec<u32>> {
+    let ids: Vec<u32> = serde_json::from_str(&read_text(path)?)
+        .map_err(|e| Error::format(path, format!("expected a JSON list of token ids: {e}")))?;
+    match ids.iter().enumerate().find(|&(_, &id)| id >= vocab) {
+        None => Ok(ids),
+        Some((index, id)) => {
+            Err(Error::format(path, format!("token {id} at index {index}, the model's vocabulary is {vocab}")))
+        }
+    }
 }
 
 fn read_pairs(path: &Path, tokenizer: &Tokenizer<'_>) -> Result<Vec<Pair>> {
@@ -180,20 +196,20 @@ struct TextOutput<'r> {
     report: &'r TextReport,
 }
 
-fn print_text(arguments: &Arguments, report: &TextReport) -> Result<()> {
+fn print_text(arguments: &Arguments, loaded: &Loaded, report: &TextReport) -> Result<()> {
     if arguments.json {
         let Likelihood { nll, perplexity, tokens } = report.model;
         let top1_agreement = report.divergence.map(|d| d.top1_agreement);
         return print_json(&TextOutput { nll, perplexity, tokens, top1_agreement, report });
     }
+    loaded.tell_notes();
     let own = match arguments.execution.precision {
         Precision::Int8 => "int8",
         Precision::F32 => "f32",
     };
-    say!("{:<22}{own:>12}{:>12}", "", if report.reference.is_some() { "f32" } else { "" })?;
-    let row = |name: &str, value: fn(&Likelihood) -> String| {
-        say!("{name:<22}{:>12}{:>12}", value(&report.model), report.reference.as_ref().map(value).unwrap_or_default())
-    };
+    let reports = std::iter::once(&report.model).chain(&report.reference);
+    let row = |name: &str, value: fn(&Likelihood) -> String| print_row(name, reports.clone().map(value));
+    print_row("", [own, "f32"].into_iter().take(reports.clone().count()).map(str::to_owned))?;
     row("perplexity", |l| format!("{:.4}", l.perplexity))?;
     row("NLL, nats a token", |l| format!("{:.5}", l.nll))?;
     row("tokens scored", |l| l.tokens.to_string())?;
@@ -206,6 +222,12 @@ fn print_text(arguments: &Arguments, report: &TextReport) -> Result<()> {
     Ok(())
 }
 
+/// A line of a table: a column for the model, another for the reference.
+fn print_row(name: &str, values: impl Iterator<Item = String>) -> Result<()> {
+    let values: String = values.map(|value| format!("{value:>14}")).collect();
+    say!("{name:<22}{values}")
+}
+
 #[derive(Serialize)]
 struct PairsOutput<'r> {
     #[serde(flatten)]
@@ -213,20 +235,19 @@ struct PairsOutput<'r> {
     reference: Option<&'r PairReport>,
 }
 
-fn print_pairs(arguments: &Arguments, reports: &[PairReport]) -> Result<()> {
+fn print_pairs(arguments: &Arguments, loaded: &Loaded, reports: &[PairReport]) -> Result<()> {
     let Some(model) = reports.first() else { return Ok(()) };
     let reference = reports.get(1);
     if arguments.json {
         return print_json(&PairsOutput { model, reference });
     }
+    loaded.tell_notes();
     let own = match arguments.execution.precision {
         Precision::Int8 => "int8",
         Precision::F32 => "f32",
     };
-    say!("{:<22}{own:>14}{:>14}", "", if reference.is_some() { "f32" } else { "" })?;
-    let row = |name: &str, value: fn(&PairReport) -> String| {
-        say!("{name:<22}{:>14}{:>14}", value(model), reference.map(value).unwrap_or_default())
-    };
+    let row = |name: &str, value: fn(&PairReport) -> String| print_row(name, reports.iter().map(value));
+    print_row("", [own, "f32"].into_iter().take(reports.len()).map(str::to_owned))?;
     row("answered exactly", |r| format!("{} / {}", r.exact, r.pairs))?;
     row("", |r| format!("{:.2} %", 100.0 * r.exact_rate))?;
     row("NLL of answers", |r| format!("{:.6}", r.answers.nll))?;

@@ -123,10 +123,11 @@ impl From<&Arch> for Architecture {
 /// The file cannot be read, or is no valid blob.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let path = &arguments.model;
-    let blob = mapped::open(path)?;
+    std::fs::metadata(path).map_err(Error::io(path))?;
     if !is_blob(path) {
         return Err(Error::format(path, "not a .thumb file; make one with `convert`"));
     }
+    let blob = mapped::open(path)?;
     let model = Model::new(&blob).map_err(|source| Error::Blob { path: path.clone(), source })?;
     let header = model.header();
     let tensors = placement(&header.arch, header.packing, header.tokenizer_len).map(|placed| {

@@ -18,6 +18,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::pipeline::Progress;
 use crate::{Error, Result};
 
+/// Writes a line to standard error, whether or not anybody reads it.
+macro_rules! tell {
+    ($($arg:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($arg)*);
+    }};
+}
+pub(crate) use tell;
+
 /// Prints an error as users should see it and turns it into an exit status.
 pub fn finish(result: Result<()>) -> ExitCode {
     match result {
@@ -25,7 +34,7 @@ pub fn finish(result: Result<()>) -> ExitCode {
         // Whoever reads the output has seen enough.
         Err(Error::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            tell!("error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -86,6 +95,22 @@ pub(crate) fn count(n: u64) -> String {
         1_000_000..1_000_000_000 => format!("{:.1} M", n as f64 / 1e6),
         _ => format!("{:.2} B", n as f64 / 1e9),
     }
+}
+
+/// `1 token`, `2 tokens`.
+pub(crate) fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Reads a text file.
+pub(crate) fn read_text(path: &std::path::Path) -> Result<String> {
+    utf8(std::fs::read(path).map_err(Error::io(path))?, path)
+}
+
+/// Bytes of `path` as text.
+pub(crate) fn utf8(bytes: Vec<u8>, path: &std::path::Path) -> Result<String> {
+    let not_utf8 = |at: usize| Error::format(path, format!("byte {at} is not UTF-8 text"));
+    String::from_utf8(bytes).map_err(|e| not_utf8(e.utf8_error().valid_up_to()))
 }
 
 /// Prints JSON on standard output.

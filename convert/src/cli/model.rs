@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use memmap2::Mmap;
+use thumbformer::blob::header::SpecialTokens;
 use thumbformer::kernel::pool::Pool;
 use thumbformer::packing::{Layout, Packing};
 use thumbformer::tokenizer::Tokenizer;
 use thumbformer::{Backend, Limits, Model, Plan, Session};
 
-use super::Bar;
+use super::{Bar, tell};
 use crate::engine::Engine;
 use crate::mapped;
 use crate::memory::AlignedBytes;
@@ -18,9 +19,10 @@ use crate::reference::Reference;
 use crate::{Error, Result};
 
 /// Columns that share a scale.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Group {
     /// A scale for each 32 columns.
+    #[default]
     #[value(name = "32")]
     G32,
     /// A scale for each 64 columns.
@@ -31,9 +33,10 @@ pub enum Group {
 }
 
 /// What the blob is for.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Target {
     /// AVX2, VNNI, NEON: desktops, servers, phones.
+    #[default]
     Simd,
     /// Cortex-M4, M7, M33 with the DSP extension.
     Dsp,
@@ -49,13 +52,13 @@ pub enum Precision {
 }
 
 /// How a checkpoint is to be converted.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct Conversion {
     /// Columns that share a scale
-    #[arg(long, value_enum, default_value = "32")]
+    #[arg(long, value_enum, default_value_t)]
     pub group: Group,
     /// Instruction set to lay the weights out for; every target can run every file
-    #[arg(long, value_enum, default_value = "simd")]
+    #[arg(long, value_enum, default_value_t)]
     pub target: Target,
     /// Positions to keep of the model's context
     #[arg(long, value_name = "N")]
@@ -75,6 +78,20 @@ pub struct Conversion {
 }
 
 impl Conversion {
+    /// The first option that was given, as the user spells it.
+    fn given(&self) -> Option<&'static str> {
+        let options = [
+            ("--group", self.group != Group::default()),
+            ("--target", self.target != Target::default()),
+            ("--context", self.context.is_some()),
+            ("--tokenizer", self.tokenizer.is_some()),
+            ("--config", self.config.is_some()),
+            ("--format", self.format.is_some()),
+            ("--calibrate", self.calibrate.is_some()),
+        ];
+        options.into_iter().find_map(|(name, given)| given.then_some(name))
+    }
+
     /// The library's options.
     pub fn options(&self) -> Options {
         let layout = match self.target {
@@ -152,7 +169,7 @@ impl Loaded {
     /// Maps a `.thumb` file, or converts a checkpoint in memory.
     ///
     /// # Errors
-    /// The runtime refuses the file, or the converter the checkpoint.
+    /// The runtime refuses the file, or the converter the checkpoint; an option that has no effect on a `.thumb` file.
     pub fn open(path: &Path, conversion: &Conversion, precision: Precision, quiet: bool) -> Result<Self> {
         if is_blob(path) {
             if precision == Precision::F32 {
@@ -161,12 +178,13 @@ impl Loaded {
                     path.display()
                 )));
             }
+            if let Some(option) = conversion.given() {
+                let path = path.display();
+                return Err(Error::Usage(format!("{path} is converted already: {option} is for checkpoints")));
+            }
             return Ok(Self { path: path.into(), blob: Blob::Mapped(mapped::open(path)?), prepared: None });
         }
         let prepared = Prepared::open(path, conversion.options())?;
-        if !quiet {
-            prepared.notes.iter().for_each(|note| eprintln!("note: {note}"));
-        }
         let blob = match precision {
             Precision::F32 => Blob::None,
             Precision::Int8 => {
@@ -213,15 +231,31 @@ impl Loaded {
             .ok_or_else(|| Error::Usage(format!("{} has no tokenizer: give token ids with --ids", self.path.display())))
     }
 
-    /// Tokens that end a sequence.
+    /// Tokens that start and end sequences.
     ///
     /// # Errors
     /// The file is damaged.
-    pub fn end_tokens(&self) -> Result<Vec<u32>> {
+    pub fn special(&self) -> Result<SpecialTokens> {
         Ok(match &self.prepared {
-            Some(prepared) => prepared.special.end().to_vec(),
-            None => self.model()?.special().end().to_vec(),
+            Some(prepared) => prepared.special,
+            None => *self.model()?.special(),
         })
+    }
+
+    /// Number of tokens that the model knows.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn vocab(&self) -> Result<u32> {
+        Ok(match &self.prepared {
+            Some(prepared) => prepared.recipe.arch.vocab,
+            None => self.model()?.arch().vocab,
+        })
+    }
+
+    /// Says what the conversion assumed or left out.
+    pub fn tell_notes(&self) {
+        self.prepared.iter().flat_map(|p| &p.notes).for_each(|note| tell!("note: {note}"));
     }
 
     /// Runs `f` with an engine of the kind asked for. `logit_rows` is how many positions' logits it computes at a time.

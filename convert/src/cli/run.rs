@@ -1,15 +1,16 @@
 //! `thumbformer run MODEL [PROMPT]`: generate, and show the text as it comes.
 
 use std::io::{IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use thumbformer::decode::{StopStrings, Stopped};
 use thumbformer::tokenizer::EncodeOptions;
 
 use super::model::{Conversion, Execution, Loaded, Precision, Running};
-use super::{bytes, print_json};
+use super::{bytes, counted, print_json, tell, utf8};
 use crate::engine::Engine;
 use crate::generate::{Ended, Generated, Settings, generate};
 use crate::tokenizer::{encode, encode_prompt};
@@ -23,13 +24,13 @@ pub struct Arguments {
     /// The prompt; read from standard input if there is none
     pub prompt: Option<String>,
     /// Token ids in place of a prompt, separated by commas
-    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id, conflicts_with = "prompt")]
     pub ids: Option<Vec<u32>>,
     /// Tokens to generate at most
     #[arg(short = 'n', long, default_value_t = MAX_TOKENS, value_name = "N")]
     pub max_tokens: usize,
     /// End the answer before this text; may be given several times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub stop: Vec<String>,
     /// Give the prompt to the model as it is, without the model's prompt format
     #[arg(long)]
@@ -51,9 +52,13 @@ pub struct Arguments {
     pub conversion: Conversion,
 }
 
+fn token_id(text: &str) -> Result<u32, &'static str> {
+    text.trim().parse().map_err(|_| "expected token ids separated by commas")
+}
+
 impl Arguments {
-    /// `run MODEL PROMPT --stats`.
-    pub fn answer(model: PathBuf, prompt: String, conversion: Conversion) -> Self {
+    /// `run MODEL PROMPT`.
+    pub fn answer(model: PathBuf, prompt: String, stats: bool) -> Self {
         Self {
             model,
             prompt: Some(prompt),
@@ -61,11 +66,11 @@ impl Arguments {
             max_tokens: MAX_TOKENS,
             stop: Vec::new(),
             raw: false,
-            stats: true,
+            stats,
             json: false,
             logits: 0,
             execution: Execution { threads: None, precision: Precision::Int8, kernel: None },
-            conversion,
+            conversion: Conversion::default(),
         }
     }
 }
@@ -117,16 +122,18 @@ impl Stats {
     }
 
     fn print(&self) {
-        eprintln!(
+        tell!(
             "prompt: {} tokens, {:.0} tokens/s; first token after {:.1} ms",
-            self.prompt_tokens, self.prefill_tokens_per_s, self.first_token_ms
+            self.prompt_tokens,
+            self.prefill_tokens_per_s,
+            self.first_token_ms
         );
         let rate = self.decode_tokens_per_s.map_or(String::new(), |rate| format!(", {rate:.0} tokens/s"));
-        eprintln!("answer: {} tokens{rate}", self.generated_tokens);
+        tell!("answer: {} tokens{rate}", self.generated_tokens);
         if let (Some(cache), Some(scratch)) = (self.cache_bytes, self.scratch_bytes) {
-            eprintln!("memory: {} cache + {} scratch", bytes(cache as u64), bytes(scratch as u64));
+            tell!("memory: {} cache + {} scratch", bytes(cache as u64), bytes(scratch as u64));
         }
-        eprintln!("kernel: {}, {} threads", self.kernel, self.threads);
+        tell!("kernel: {}, {}", self.kernel, counted(self.threads, "thread"));
     }
 }
 
@@ -139,8 +146,12 @@ const STOP_ROOM: usize = 512;
 /// Whatever the model, the tokenizer or the runtime reports.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let loaded = Loaded::open(&arguments.model, &arguments.conversion, arguments.execution.precision, arguments.json)?;
+    if arguments.stats && !arguments.json {
+        loaded.tell_notes();
+    }
     let tokenizer = loaded.tokenizer()?;
-    let prompt = match &arguments.ids {
+    let special = loaded.special()?;
+    let mut prompt = match &arguments.ids {
         Some(ids) => ids.clone(),
         None => {
             let tokenizer = loaded.require_tokenizer()?;
@@ -153,6 +164,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
     };
     if prompt.is_empty() {
+        prompt.extend(special.start);
+    }
+    if prompt.is_empty() {
         return Err(Error::Usage("the prompt is empty and the model has no token to start with".into()));
     }
     let stops: Vec<&str> = arguments.stop.iter().map(String::as_str).collect();
@@ -160,8 +174,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Err(Error::Usage("--stop needs a tokenizer, and the model has none".into()));
     }
     let mut stop = StopStrings::<STOP_ROOM>::new(&stops)
-        .ok_or_else(|| Error::Usage(format!("--stop: at most {} bytes", STOP_ROOM / 2)))?;
-    let end = loaded.end_tokens()?;
+        .ok_or_else(|| Error::Usage(format!("--stop: expected at most {} bytes of text", STOP_ROOM / 2)))?;
 
     loaded.with_engine(&arguments.execution, 1, |engine, running| {
         check_room(engine, &prompt)?;
@@ -176,7 +189,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         };
         let mut stream = tokenizer.map(|t| t.stream(true));
         let mut first = true;
-        let settings = Settings { max_tokens: arguments.max_tokens, end: &end, logits: arguments.logits };
+        let settings = Settings { max_tokens: arguments.max_tokens, end: special.end(), logits: arguments.logits };
         let mut pieces = |stop: &mut StopStrings<'_, STOP_ROOM>, piece: &str| -> Result<bool> {
             let mut shown = Ok(());
             let Stopped(stopped) = stop.push(piece, |text| {
@@ -225,8 +238,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         writeln!(std::io::stdout()).map_err(Error::Output)?;
         match generated.ended {
-            Ended::ContextFull => eprintln!("note: the context of {} tokens is full", engine.context()),
-            Ended::MaxTokens if arguments.stats => eprintln!("note: ended at --max-tokens {}", arguments.max_tokens),
+            Ended::ContextFull => tell!("note: the context of {} tokens is full", engine.context()),
+            Ended::MaxTokens if arguments.stats => tell!("note: ended at --max-tokens {}", arguments.max_tokens),
             _ => {}
         }
         if arguments.stats {
@@ -241,13 +254,11 @@ fn prompt_text(arguments: &Arguments) -> Result<String> {
         return Ok(prompt.clone());
     }
     if std::io::stdin().is_terminal() {
-        eprintln!("(reading the prompt from standard input; end it with Ctrl-D)");
+        tell!("(reading the prompt from standard input; end it with Ctrl-D)");
     }
     let mut bytes = Vec::new();
     std::io::stdin().read_to_end(&mut bytes).map_err(Error::io("standard input"))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        Error::format("standard input", format!("byte {} is not UTF-8 text", e.utf8_error().valid_up_to()))
-    })?;
+    let text = utf8(bytes, Path::new("standard input"))?;
     // The line's end is the terminal's, not the prompt's.
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())

@@ -80,6 +80,10 @@ pub fn command(
             break;
         }
         let bad = |problem: String| Error::Usage(format!("line {number}: {problem}"));
+        let text_of = |ids: &[u32]| match ids.iter().find(|&&id| id >= tokenizer.vocab()) {
+            None => Ok(decode(tokenizer, ids, options.skip_special)),
+            Some(id) => Err(bad(format!("found id {id}, expected ids below {}", tokenizer.vocab()))),
+        };
         let text = std::str::from_utf8(&line).map_err(|error| bad(format!("not UTF-8: {error}")))?;
         let text = text.strip_suffix('\n').unwrap_or(text);
         let text = text.strip_suffix('\r').unwrap_or(text);
@@ -92,7 +96,7 @@ pub fn command(
             (true, true) => {
                 let ids: Vec<u32> =
                     serde_json::from_str(text).map_err(|e| bad(format!("not a JSON list of ids: {e}")))?;
-                json(&decode(tokenizer, &ids, options.skip_special))?
+                json(&text_of(&ids)?)?
             }
             (false, false) => {
                 let ids = encode(tokenizer, text, options.encode).map_err(|error| bad(error.to_string()))?;
@@ -102,7 +106,7 @@ pub fn command(
                 let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
                 let ids: Result<Vec<u32>, _> = words.map(str::parse).collect();
                 let ids = ids.map_err(|_| bad(format!("{text:?} is not a list of ids")))?;
-                decode(tokenizer, &ids, options.skip_special)
+                text_of(&ids)?
             }
         };
         writeln!(output, "{result}").map_err(Error::Output)?;

@@ -26,7 +26,12 @@ const SPACE: char = '\u{2581}';
 
 /// Reads the fields of a tokenizer.json.
 pub(super) fn read(file: &Config) -> Result<Draft> {
-    let model = file.object("model")?.ok_or_else(|| file.error("model", "an object, as in a tokenizer.json"))?;
+    let model = file.object("model")?.ok_or_else(|| {
+        Error::format(
+            file.path(),
+            "not a tokenizer.json: it has no field `model`; name the tokenizer's file or its folder",
+        )
+    })?;
     only(
         file,
         &[

@@ -104,6 +104,8 @@ pub fn load(path: &Path) -> Result<Packed> {
     } else {
         path.to_owned()
     };
+    // A path that leads nowhere is not a file of another kind.
+    std::fs::metadata(&file).map_err(Error::io(&file))?;
     let format = Format::of(&file)?;
     let mut draft = format.parse(&file, &read_limited(&file)?)?;
     let beside = |name: &str| file.parent().map(|folder| folder.join(name)).filter(|path| path.is_file());

@@ -395,14 +395,12 @@ impl<'a> Model<'a> {
 
     /// A matrix by its role, `None` if the architecture has none of that role or it is a vector.
     pub fn matrix(&self, role: Role, layer: u32) -> Option<Matrix<'a>> {
-        let mut tensors = (0u32..).zip(self.header.arch.tensors());
-        tensors.find(|(_, t)| t.role == role && t.layer == layer).and_then(|(i, t)| self.matrix_at(i, &t))
+        self.header.arch.find(role, layer).and_then(|(i, t)| self.matrix_at(i, &t))
     }
 
     /// A vector by its role, `None` if the architecture has none of that role or it is a matrix.
     pub fn vector(&self, role: Role, layer: u32) -> Option<&'a [f32]> {
-        let mut tensors = (0u32..).zip(self.header.arch.tensors());
-        tensors.find(|(_, t)| t.role == role && t.layer == layer).and_then(|(i, t)| self.vector_at(i, &t))
+        self.header.arch.find(role, layer).and_then(|(i, t)| self.vector_at(i, &t))
     }
 
     /// All tensors of layer `layer`, `None` beyond the last.

@@ -39,8 +39,10 @@ impl<'s, const N: usize> StopStrings<'s, N> {
                 // Fits now: less than the longest stop string is left, and `N` is twice as long.
                 let _ = self.held.push(c);
             }
-            if let Some(stop) = self.stops.iter().find(|s| !s.is_empty() && self.held.ends_with(**s)) {
-                let keep = self.held.len() - stop.len();
+            // Of several that end here the longest begins first.
+            let ended = self.stops.iter().filter(|s| self.held.ends_with(**s)).map(|s| s.len()).max();
+            if let Some(len @ 1..) = ended {
+                let keep = self.held.len() - len;
                 show(self.held.get(..keep).unwrap_or(""));
                 self.held.clear();
                 return Stopped(true);
@@ -72,5 +74,35 @@ impl<'s, const N: usize> StopStrings<'s, N> {
         let starts = |suffix: &str| self.stops.iter().any(|stop| stop.starts_with(suffix));
         let mut suffixes = self.held.char_indices().map(|(at, _)| self.held.get(at..).unwrap_or(""));
         suffixes.find(|suffix| starts(suffix)).map_or(0, str::len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::String;
+
+    /// What is shown of `text`, given in pieces of `step` bytes, and whether a stop string ended it.
+    fn shown(stops: &[&str], text: &str, step: usize) -> (String, bool) {
+        let mut watch = StopStrings::<32>::new(stops).unwrap();
+        let mut out = String::new();
+        for piece in text.as_bytes().chunks(step) {
+            if watch.push(core::str::from_utf8(piece).unwrap(), |text| out += text) == Stopped(true) {
+                return (out, true);
+            }
+        }
+        watch.finish(|text| out += text);
+        (out, false)
+    }
+
+    #[test]
+    fn the_stop_string_that_begins_first_ends_the_text() {
+        for step in [1, 2, 3, 100] {
+            assert_eq!(shown(&["b", "ab"], "xxab", step), ("xx".into(), true));
+            assert_eq!(shown(&["ab", "b"], "xxab", step), ("xx".into(), true));
+            assert_eq!(shown(&["", "abc"], "ababx", step), ("ababx".into(), false));
+            assert_eq!(shown(&["aab"], "aaab", step), ("a".into(), true));
+            assert!(!shown(&[], "a text longer than the room that there is", step).1);
+        }
     }
 }

@@ -10,7 +10,7 @@ pub(super) struct Features {
     pub avx2: bool,
     /// AVX-VNNI beside them.
     pub avx_vnni: bool,
-    /// AVX-512 F, BW, VL and VNNI beside them.
+    /// FMA, AVX-512 F, BW, VL and VNNI beside them.
     pub avx512_vnni: bool,
 }
 
@@ -49,8 +49,10 @@ fn ask() -> Features {
     Features {
         avx2,
         avx_vnni: avx2 && bit(more, 4),
+        // Rust's avx512f includes FMA. No kernel fuses, but the compiler may count on the instructions.
         avx512_vnni: avx2
             && zmm
+            && bit(basic.ecx, 12)
             && bit(extended.ebx, 16)
             && bit(extended.ebx, 30)
             && bit(extended.ebx, 31)

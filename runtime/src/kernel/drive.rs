@@ -96,10 +96,11 @@ fn block<'a>(m: &Matrix<'a>, index: usize) -> Block<'a> {
 fn tokens<'a, const T: usize>(x: &Activations<'a>, first: usize) -> [Token<'a>; T] {
     core::array::from_fn(|i| {
         let t = first + i;
+        let groups = t.saturating_mul(x.groups)..(t + 1).saturating_mul(x.groups);
         Token {
             values: x.values.get(t * x.stride..(t + 1) * x.stride).unwrap_or(&[]),
-            scales: x.scales.get(t * x.groups..(t + 1) * x.groups).unwrap_or(&[]),
-            sums: x.sums.get(t * x.groups..(t + 1) * x.groups).unwrap_or(&[]),
+            scales: x.scales.get(groups.clone()).unwrap_or(&[]),
+            sums: x.sums.get(groups).unwrap_or(&[]),
         }
     })
 }
@@ -145,7 +146,7 @@ pub(super) fn linear<K: Kernel>(
     mut out: TileMut<'_, f32>,
 ) {
     let count = out.rows().min(x.values.len().checked_div(x.stride).unwrap_or(0));
-    let last_row = m.rows().min(first_row + out.cols());
+    let last_row = m.rows().min(first_row.saturating_add(out.cols()));
     let mut out = Output { out: &mut out, first_row, last_row, factor: m.factor(), bias, write };
     let rows = m.packing().layout.block_rows();
     let mut row = first_row;

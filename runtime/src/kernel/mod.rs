@@ -1,9 +1,9 @@
 //! The inner loops, one set for each instruction set: the only code with `unsafe`.
 //!
-//! The portable backend defines every result. An instruction set replaces the int8 dot products, which are exact in i32 whatever
-//! the order, and compiles the float half ([`crate::math`]) again with its own vector width, which changes no rounding;
-//! so every backend gives the same bits. [`Backend`] is a proof that the processor has what it needs: it can only be had
-//! from [`Backend::detect`], [`Backend::available`] or [`Backend::PORTABLE`], and its methods are safe.
+//! The portable backend defines every result. An instruction set replaces the int8 dot products, which are exact in i32
+//! whatever the order, and compiles the float half ([`crate::math`]) again with its own vector width, which changes no
+//! rounding; so every backend gives the same bits. [`Backend`] is a proof that the processor has what it needs: it can
+//! only be had from [`Backend::detect`], [`Backend::available`] or [`Backend::PORTABLE`], and its methods are safe.
 //!
 //! What is not here: sizes, threads and the order of operations ([`crate::layer`]).
 
@@ -45,11 +45,13 @@ pub struct Activations<'a> {
 impl<'a> Activations<'a> {
     /// The tokens `first..first + count` alone.
     pub fn tokens(&self, first: usize, count: usize) -> Activations<'a> {
-        let (groups, values) = (first * self.groups, first * self.stride);
+        let end = first.saturating_add(count);
+        let values = first.saturating_mul(self.stride)..end.saturating_mul(self.stride);
+        let groups = first.saturating_mul(self.groups)..end.saturating_mul(self.groups);
         Activations {
-            values: self.values.get(values..values + count * self.stride).unwrap_or(&[]),
-            scales: self.scales.get(groups..groups + count * self.groups).unwrap_or(&[]),
-            sums: self.sums.get(groups..groups + count * self.groups).unwrap_or(&[]),
+            values: self.values.get(values).unwrap_or(&[]),
+            scales: self.scales.get(groups.clone()).unwrap_or(&[]),
+            sums: self.sums.get(groups).unwrap_or(&[]),
             ..*self
         }
     }

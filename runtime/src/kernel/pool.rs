@@ -28,7 +28,6 @@ struct Shared {
     epoch: AtomicU32,
     /// Threads inside the current region; raised under the lock.
     active: AtomicUsize,
-    panicked: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -37,13 +36,21 @@ struct State {
     stop: bool,
 }
 
+/// What the threads of one region share; lives on its caller's stack.
+#[derive(Debug, Default)]
+struct Region {
+    /// The next task nobody has taken.
+    next: AtomicUsize,
+    /// A task panicked on another thread than the caller's.
+    panicked: AtomicBool,
+}
+
 /// The region that is being worked on.
 #[derive(Clone, Copy, Debug)]
 struct Job {
     tasks: *mut Task<'static>,
     count: usize,
-    /// The next task nobody has taken; lives on the caller's stack.
-    next: *const AtomicUsize,
+    region: *const Region,
 }
 
 // SAFETY: the pointers are to data that `run` keeps alive while any thread is active, tasks are `Send`, and `next` hands
@@ -54,11 +61,12 @@ impl Job {
     /// Runs tasks until none is left.
     ///
     /// # Safety
-    /// `tasks` and `next` must be alive and used by nobody else than through this job.
+    /// `tasks` and `region` must be alive and used by nobody else than through this job.
     unsafe fn work(self) {
+        // SAFETY: alive by the caller's promise.
+        let region = unsafe { &*self.region };
         loop {
-            // SAFETY: alive by the caller's promise.
-            let index = unsafe { &*self.next }.fetch_add(1, Ordering::Relaxed);
+            let index = region.next.fetch_add(1, Ordering::Relaxed);
             if index >= self.count {
                 return;
             }
@@ -96,10 +104,11 @@ impl Shared {
             drop(state);
             let leave = Leave(self);
             // SAFETY: this thread became active under the lock while the job was there; `run` removes the job and waits
-            // until nobody is active before its tasks die.
+            // until nobody is active before its tasks and the region die.
             let result = std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| unsafe { job.work() }));
             if result.is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
+                // SAFETY: still active.
+                unsafe { &*job.region }.panicked.store(true, Ordering::Relaxed);
             }
             drop(leave);
         }
@@ -147,7 +156,6 @@ impl Pool {
             wake: Condvar::new(),
             epoch: AtomicU32::new(0),
             active: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
         });
         let spawn = |_| {
             let shared = Arc::clone(&shared);
@@ -165,9 +173,9 @@ impl Workers for Pool {
     }
 
     fn run(&self, tasks: &mut [Task<'_>]) {
-        let next = AtomicUsize::new(0);
+        let region = Region::default();
         // The lifetime ends before this function does; see `Finish`.
-        let job = Job { tasks: tasks.as_mut_ptr().cast(), count: tasks.len(), next: &raw const next };
+        let job = Job { tasks: tasks.as_mut_ptr().cast(), count: tasks.len(), region: &raw const region };
         {
             let mut state = self.shared.lock();
             if state.job.is_some() {
@@ -176,15 +184,14 @@ impl Workers for Pool {
                 return tasks.iter_mut().for_each(|task| task());
             }
             state.job = Some(job);
-            self.shared.panicked.store(false, Ordering::Relaxed);
             self.shared.epoch.fetch_add(1, Ordering::Release);
         }
         self.shared.wake.notify_all();
         let finish = Finish(&self.shared);
-        // SAFETY: `tasks` is borrowed mutably and `next` is local; both outlive `finish`, whose drop waits for all others.
+        // SAFETY: `tasks` is borrowed mutably, `region` is local; both outlive `finish`, whose drop waits for all others.
         unsafe { job.work() };
         drop(finish);
-        assert!(!self.shared.panicked.load(Ordering::Relaxed), "a worker's task panicked");
+        assert!(!region.panicked.load(Ordering::Relaxed), "a worker's task panicked");
     }
 }
 

@@ -21,7 +21,7 @@ impl AvxVnni {
 
 operations!(AvxVnni, "avx2,f16c,avxvnni");
 
-/// The processor has AVX2, F16C and AVX-512 F, BW, VL and VNNI.
+/// The processor has AVX2, F16C, FMA and AVX-512 F, BW, VL and VNNI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Avx512Vnni(());
 
@@ -62,6 +62,9 @@ macro_rules! kernel256 {
                     while quad < end {
                         let w = _mm256_loadu_si256(block.words.as_ptr().add(quad * WORD).cast());
                         let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+                        if T == 1 {
+                            avx2::prefetch(block.words, quad * WORD);
+                        }
                         for t in 0..T {
                             let x = x[t].values.as_ptr().add(quad * 4).cast::<i32>().read_unaligned();
                             sums[t] = $dpbusd(sums[t], w, _mm256_set1_epi32(x));
@@ -150,6 +153,10 @@ impl Kernel for Avx512Vnni {
                     let w_high = _mm256_loadu_si256(high.words.as_ptr().add(quad * WORD).cast());
                     let w = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(w_low), w_high);
                     let w = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
+                    if T == 1 {
+                        avx2::prefetch(low.words, quad * WORD);
+                        avx2::prefetch(high.words, quad * WORD);
+                    }
                     for t in 0..T {
                         let x = x[t].values.as_ptr().add(quad * 4).cast::<i32>().read_unaligned();
                         sums[t] = _mm512_dpbusd_epi32(sums[t], w, _mm512_set1_epi32(x));

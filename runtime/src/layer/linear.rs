@@ -68,7 +68,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             Target::Logits => (&mut *scratch.logits, m.rows()),
         };
         let out = out.get_mut(..count * width).unwrap_or(&mut []);
-        if !W::SERIAL && count < 8 * workers.count() {
+        if !W::SERIAL && count < workers.count().saturating_mul(8) {
             let share = round_up(share(workers, m.rows()), ROWS);
             let mut rest = TileMut::new(out, m.rows(), width);
             let mut first_row = 0;

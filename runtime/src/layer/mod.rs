@@ -1,7 +1,8 @@
 //! The layers: each a few lines that read like the equation they compute.
 //!
 //! Every layer works on a chunk of tokens. Between layers lives the residual stream, f32, `dim` wide. Inside a layer,
-//! `prepare` makes a row of floats and quantizes it, and `linear` multiplies the quantized rows by a matrix. Which tokens form a chunk, and which worker computes what, never shows in a result.
+//! `prepare` makes a row of floats and quantizes it, and `linear` multiplies the quantized rows by a matrix. Which tokens
+//! form a chunk, and which worker computes what, never shows in a result.
 
 pub mod attention;
 pub mod embedding;
