@@ -129,6 +129,8 @@ fn link(file: &File, path: &Path, replace: bool) -> Result<()> {
         Err(rustix::io::Errno::EXIST) if replace => {
             // A link cannot replace a file, a rename can.
             let beside = folder(path).join(format!(".thumb-{}", std::process::id()));
+            // What a killed process of the same number may have left.
+            let _ = std::fs::remove_file(&beside);
             link(&beside).map_err(|e| Error::io(path)(e.into()))?;
             std::fs::rename(&beside, path).map_err(|e| {
                 let _ = std::fs::remove_file(&beside);

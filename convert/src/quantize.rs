@@ -84,7 +84,9 @@ pub fn quantize_rows<E: Send>(
             read(slice(i), floats)?;
             Ok(pack(floats, cols, packing, exponent, weights, scales))
         })
-        .try_reduce(Error::default, |a, b| Ok(a.add(b)))?;
+        .collect::<Result<Vec<_>, E>>()?;
+    // Added in order, so that reports are the same at any number of threads.
+    let error = error.into_iter().fold(Error::default(), Error::add);
     Ok(Packed { weights, scales, exponent, error })
 }
 
