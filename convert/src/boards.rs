@@ -5,7 +5,7 @@ use thumbformer::{Limits, Plan, blob::header::Header};
 /// A board's memories.
 #[derive(Clone, Copy, Debug)]
 pub struct Board {
-    /// Name, as the firmware crate's features spell it.
+    /// Name, as its maker's documents spell it, in small letters.
     pub name: &'static str,
     /// What is on it.
     pub chip: &'static str,

@@ -54,7 +54,8 @@ pub struct TextReport {
     pub divergence: Option<Divergence>,
 }
 
-/// Scores `ids` in windows of `window` tokens, or of the context's length if `None`, each run alone from position 0; a window's first token is not scored.
+/// Scores `ids` in windows of `window` tokens, or of the context's length if `None`, each run alone from position 0; a
+/// window's first token is not scored.
 ///
 /// # Errors
 /// Fewer than two ids, a window that does not fit, an id outside the vocabulary.
@@ -176,14 +177,14 @@ impl Comparison {
     /// Takes in one position: the model's and the reference's logits, and the token that came.
     fn add(&mut self, model: &[f32], reference: &[f32], id: u32) {
         let (total, reference_total) = (log_sum_exp(model), log_sum_exp(reference));
-        let log_p = |logits: &[f32], total: f64| logits.get(id as usize).map_or(0.0, |&x| (f64::from(x) - total).exp());
+        let p = |logits: &[f32], total: f64| logits.get(id as usize).map_or(0.0, |&x| (f64::from(x) - total).exp());
         let kl = model.iter().zip(reference).map(|(&q, &p)| {
             let log_p = f64::from(p) - reference_total;
             log_p.exp() * (log_p - (f64::from(q) - total))
         });
         self.kl.push(kl.sum::<f64>().max(0.0));
         self.same += u64::from(argmax(model) == argmax(reference));
-        self.delta_p_squared += (log_p(model, total) - log_p(reference, reference_total)).powi(2);
+        self.delta_p_squared += (p(model, total) - p(reference, reference_total)).powi(2);
     }
 
     fn divergence(mut self) -> Divergence {
@@ -230,7 +231,7 @@ pub struct PairReport {
 /// of each pair that was answered otherwise, with the answer given.
 ///
 /// # Errors
-/// A pair that does not fit the context.
+/// A pair without a prompt, or one that does not fit the context.
 pub fn pairs(
     model: &mut dyn Engine,
     pairs: &[Pair],
@@ -244,7 +245,8 @@ pub fn pairs(
     for (index, pair) in pairs.iter().enumerate() {
         let answer: Vec<u32> = pair.answer.iter().copied().chain(end.first().copied()).collect();
         let given: Vec<u32> = pair.prompt.iter().chain(&pair.answer).copied().collect();
-        let first = pair.prompt.len() - 1;
+        let no_prompt = || Error::Usage(format!("pair {}: found no prompt tokens, expected at least 1", index + 1));
+        let first = pair.prompt.len().checked_sub(1).ok_or_else(no_prompt)?;
         model.reset();
         let mut greedy = true;
         model.score(&given, &mut |i, logits| {

@@ -146,3 +146,23 @@ impl<W: Write> Padded<'_, W> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic::{self, Synthetic};
+    use thumbformer::packing::Layout;
+
+    #[test]
+    fn a_full_disk_is_an_error_of_writing() {
+        let weights = Synthetic { arch: synthetic::llama(64, 32, 1, 2, 1, 48, 16), seed: 1 };
+        let packing = Packing { layout: Layout::Rows8, group: 32 };
+        let special = SpecialTokens::new(None, &[]).unwrap();
+        let plan = Plan { arch: weights.arch, packing, special, tokenizer: &[] };
+        for room in [0, 100, 1000, plan.file_len() as usize - 1] {
+            let mut disk = vec![0; room];
+            let error = plan.write_content(&weights, &mut std::io::Cursor::new(&mut disk[..]), &|_| ()).unwrap_err();
+            assert!(matches!(error, Error::Write(_)), "{room}: {error}");
+        }
+    }
+}

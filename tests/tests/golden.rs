@@ -96,7 +96,9 @@ fn no_chunk_and_no_rewinding_shows_in_a_real_model() {
         let expected = reference(model, &ids);
         for chunk in 1..=64 {
             // Backends take turns, another one for each chunk and model.
-            for backend in Backend::available().enumerate().filter(|(i, _)| (i + turn + chunk as usize) % 4 == 0) {
+            for backend in
+                Backend::available().enumerate().filter(|(i, _)| (i + turn + chunk as usize).is_multiple_of(4))
+            {
                 let (_, backend) = backend;
                 let setting = Setting { backend, chunk, logit_rows: 1 + chunk % 8, dirt: [0xFF; 4] };
                 let mut buffers = setting.buffers(&model, model.arch().context);

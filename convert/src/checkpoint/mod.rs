@@ -97,8 +97,11 @@ impl Opened {
     /// do not pile up in memory.
     fn bytes(&self, entry: &Entry) -> Result<Mmap> {
         let size = entry.dtype.size().unwrap_or(0);
-        let last: usize = entry.shape.iter().zip(&entry.strides).map(|(n, stride)| n.saturating_sub(1) * stride).sum();
-        let elements = if entry.shape.contains(&0) { 0 } else { last + 1 };
+        // Strides of a tensor without elements mean nothing and may be anything.
+        let elements = match entry.shape.contains(&0) {
+            true => 0,
+            false => entry.shape.iter().zip(&entry.strides).map(|(n, stride)| (n - 1) * stride).sum::<usize>() + 1,
+        };
         let start = entry.offset as u64;
         mapped::range(&self.file, &self.path, start..start + (elements * size) as u64)
     }

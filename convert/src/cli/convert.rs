@@ -121,7 +121,9 @@ fn accuracy(prepared: &Prepared, output: &Path, quiet: bool) -> Result<Option<Di
     bar.step("comparing with f32");
     let blob = mapped::open(output)?;
     let model = Model::new(&blob).map_err(|source| Error::Blob { path: output.into(), source })?;
-    let plan = Plan::for_header(model.header(), Limits { logit_rows: 16, ..Limits::new(model.arch().context, 64) })?;
+    // No sequence is longer than all tokens together.
+    let context = model.arch().context.min(COMPARED_TOKENS as u32);
+    let plan = Plan::for_header(model.header(), Limits { logit_rows: 16, ..Limits::new(context, 64) })?;
     let (mut cache, mut scratch) =
         (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
     let mut session = Session::new(model, &plan, &mut cache, &mut scratch)?;
