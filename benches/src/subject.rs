@@ -70,7 +70,8 @@ impl Subject {
     /// # Errors
     /// It cannot be opened. Whether it is a model is for [`Model::new`] to say.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let blob = mapped::open(path)?;
+        // The message names its cause already; a chain would repeat it.
+        let blob = mapped::open(path).map_err(|error| anyhow::anyhow!("{error}"))?;
         let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         Ok(Self { name, blob: Box::new(blob) })
     }

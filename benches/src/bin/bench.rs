@@ -36,7 +36,7 @@ struct Options {
     #[arg(long, value_delimiter = ',', value_parser = shape, conflicts_with = "model")]
     shapes: Vec<Shape>,
     /// Also measure the generated model of a billion parameters
-    #[arg(long, conflicts_with_all = ["model", "shapes"])]
+    #[arg(long, conflicts_with_all = ["model", "shapes", "quick"])]
     large: bool,
     /// Columns of the generated models that share a scale: 32, 64, row
     #[arg(long, value_delimiter = ',', value_parser = group, default_value = "32", conflicts_with = "model")]
@@ -94,7 +94,7 @@ fn group(name: &str) -> Result<u32, String> {
 }
 
 impl Options {
-    /// `--quick` leaves what was asked for explicitly alone.
+    /// Fills in what depends on other options and checks the numbers. `--quick` caps what it finds.
     fn settle(mut self) -> anyhow::Result<Self> {
         if self.quick {
             self.prompt = self.prompt.iter().map(|p| (*p).min(64)).collect();
@@ -157,6 +157,7 @@ fn run() -> anyhow::Result<()> {
     if counts.is_empty() {
         counts = vec![1, cores.min(MAX_WORKERS)];
     }
+    counts.sort_unstable();
     counts.dedup();
     let pools: Vec<Pool> = counts.into_iter().map(Pool::new).collect();
 
