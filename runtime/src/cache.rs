@@ -109,7 +109,8 @@ impl HeadCacheMut<'_> {
         let HeadShape { layout, head_dim, .. } = self.shape;
         let quantize = |x: &[f32], q: &mut [i8]| {
             let (mut scale, mut sum) = ([0.0], [0]);
-            backend.quantize(x, head_dim, q, &mut scale, &mut sum);
+            // Plain bytes, whatever the layout: they become rows and columns of a matrix, not a vector.
+            backend.quantize(Layout::Rows8, x, head_dim, q, &mut scale, &mut sum);
             scale[0]
         };
         if let Some(scale) = self.key_scales.get_mut(position) {

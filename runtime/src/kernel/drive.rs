@@ -3,7 +3,7 @@
 //! Every function here is `inline(always)` and generic over the [`Kernel`], so that each instruction set gets its own
 //! copy, compiled with its vector width. The order of float operations is fixed here and in [`crate::math`].
 
-use super::portable::{dot, scores, sums};
+use super::portable::{dot, dot4, scores, sums};
 use super::{Activations, Query, TileMut, Write};
 use crate::arch::{Activation, Norm};
 use crate::cache::{HeadCache, TILE, Tile};
@@ -25,7 +25,7 @@ pub(super) struct Block<'a> {
 /// One token's quantized vector.
 #[derive(Clone, Copy)]
 pub(super) struct Token<'a> {
-    /// As many values as the block has columns, rounded up to quads.
+    /// As many quads as the block has, as the layout takes them.
     pub values: &'a [i8],
     /// A scale for each group.
     pub scales: &'a [f32],
@@ -93,6 +93,32 @@ pub(super) trait Kernel: Copy {
         softmax(dots, tile, scale, visible, online, weights)
     }
 
+    /// Dot products of four rows that lie as [`Layout::Dsp`] with an expanded vector.
+    #[inline(always)]
+    fn dot4(self, words: &[u8], x: &[i8]) -> [i32; 4] {
+        dot4(words, x)
+    }
+
+    /// Finishes the first rows of a product in [`Layout::Dsp`], for all of its `count` tokens; how many rows, a multiple
+    /// of four. An instruction set that can do whole rows better than by [`Kernel::dot4`] does so here.
+    #[inline(always)]
+    fn whole_rows4(self, _: &Matrix<'_>, _: &Activations<'_>, _count: usize, _: &mut Output<'_, '_>) -> usize {
+        0
+    }
+
+    /// [`math::quantize`] for one group into a vector of [`Layout::expand`]'s quads.
+    #[inline(always)]
+    fn quantize_expanded(self, x: &[f32], q: &mut [i8]) -> f32 {
+        let Some((inverse, scale)) = math::steps(x) else {
+            q.fill(0);
+            return 0.0;
+        };
+        for (q, x) in q.as_chunks_mut::<{ 2 * QUAD }>().0.iter_mut().zip(x.chunks(QUAD)) {
+            *q = Layout::expand(core::array::from_fn(|i| x.get(i).map_or(0, |&x| math::round(x, inverse))));
+        }
+        scale
+    }
+
     /// [`math::quantize`] for one group: its scale, and the sum of its values.
     #[inline(always)]
     fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
@@ -126,14 +152,15 @@ fn tokens<'a, const T: usize>(x: &Activations<'a>, first: usize) -> [Token<'a>; 
     })
 }
 
-/// Where a block's sums go.
-struct Output<'a, 't> {
-    out: &'a mut TileMut<'t, f32>,
-    first_row: usize,
-    last_row: usize,
-    factor: f32,
-    bias: Option<&'a [f32]>,
-    write: Write,
+/// Where a product's sums go.
+pub(super) struct Output<'a, 't> {
+    pub out: &'a mut TileMut<'t, f32>,
+    pub first_row: usize,
+    /// One more than the last.
+    pub last_row: usize,
+    pub factor: f32,
+    pub bias: Option<&'a [f32]>,
+    pub write: Write,
 }
 
 impl Output<'_, '_> {
@@ -171,6 +198,9 @@ pub(super) fn linear<K: Kernel>(
     let mut out = Output { out: &mut out, first_row, last_row, factor: m.factor(), bias, write };
     let rows = m.packing().layout.block_rows();
     let mut row = first_row;
+    if m.packing().layout == Layout::Dsp {
+        row += kernel.whole_rows4(m, x, count, &mut out);
+    }
     while row < last_row {
         let index = row / rows;
         match m.packing().layout {
@@ -200,7 +230,7 @@ pub(super) fn linear<K: Kernel>(
             }
             Layout::Dsp => {
                 for t in 0..count {
-                    let [y] = sums(block(m, index), tokens(x, t), |words, x| dot::<4>(Layout::Dsp, words, x));
+                    let [y] = sums(block(m, index), tokens(x, t), 2 * QUAD, |words, x| kernel.dot4(words, x));
                     out.finish(t, row, &y);
                 }
                 row += rows;
@@ -387,17 +417,29 @@ pub(super) fn softmax(
 #[inline(always)]
 pub(super) fn quantize<K: Kernel>(
     kernel: K,
+    layout: Layout,
     x: &[f32],
     group: usize,
     q: &mut [i8],
     scales: &mut [f32],
     sums: &mut [i32],
 ) {
-    let Some((values, padding)) = q.split_at_mut_checked(x.len()) else { return };
-    padding.fill(0);
-    let groups = x.chunks(group.max(1)).zip(values.chunks_mut(group.max(1)));
-    for (((x, q), scale), sum) in groups.zip(scales).zip(sums) {
-        (*scale, *sum) = kernel.quantize(x, q);
+    let group = group.max(1);
+    match layout {
+        Layout::Rows8 => {
+            let Some((values, padding)) = q.split_at_mut_checked(x.len()) else { return };
+            padding.fill(0);
+            let groups = x.chunks(group).zip(values.chunks_mut(group));
+            for (((x, q), scale), sum) in groups.zip(scales).zip(sums) {
+                (*scale, *sum) = kernel.quantize(x, q);
+            }
+        }
+        Layout::Dsp => {
+            let groups = x.chunks(group).zip(q.chunks_mut(layout.vector_bytes(group)));
+            for ((x, q), scale) in groups.zip(scales) {
+                *scale = kernel.quantize_expanded(x, q);
+            }
+        }
     }
 }
 

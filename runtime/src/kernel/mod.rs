@@ -12,6 +12,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod cpu;
 mod drive;
+#[cfg(dsp)]
+mod dsp;
 #[cfg(feature = "std")]
 pub mod pool;
 mod portable;
@@ -26,17 +28,19 @@ pub use tile::TileMut;
 use crate::arch::{Activation, Norm};
 use crate::cache::{HeadCache, TILE};
 use crate::matrix::Matrix;
+use crate::packing::Layout;
 
 /// Quantized vectors of several tokens, as [`Backend::quantize`] makes them.
 #[derive(Clone, Copy, Debug)]
 pub struct Activations<'a> {
-    /// Row-major, `stride` bytes a token; a token's values, then zeros up to a multiple of four.
+    /// Row-major, `stride` bytes a token: its quads as the matrix's layout takes them, the last one filled up with zeros.
     pub values: &'a [i8],
     /// Bytes between tokens.
     pub stride: usize,
     /// One scale for each token and group.
     pub scales: &'a [f32],
-    /// Sum of the int8 values of each token and group: what kernels with unsigned operands need.
+    /// Sum of the int8 values of each token and group: what kernels with unsigned operands need. Unused in
+    /// [`Layout::Dsp`].
     pub sums: &'a [i32],
     /// Groups of a token.
     pub groups: usize,
@@ -92,6 +96,8 @@ enum Set {
     AvxVnni(vnni::AvxVnni),
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(vnni::Avx512Vnni),
+    #[cfg(dsp)]
+    Dsp(dsp::Dsp),
 }
 
 /// Compiles the operations for one instruction set: `$kernel` supplies the int8 products, `$feature` the vector width.
@@ -103,7 +109,7 @@ macro_rules! operations {
                 write: crate::kernel::Write, out: crate::kernel::TileMut<'_, f32>) -> (),
             attend(cache: &crate::cache::HeadCache<'_>, query: &crate::kernel::Query<'_>, out: &mut [f32]) -> (),
             attend_pair(cache: &crate::cache::HeadCache<'_>, queries: [&crate::kernel::Query<'_>; 2], out: [&mut [f32]; 2]) -> (),
-            quantize(x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) -> (),
+            quantize(layout: crate::packing::Layout, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) -> (),
             norm(kind: crate::arch::Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> (),
             activate(kind: crate::arch::Activation, gated: bool, hidden: usize, row: &mut [f32]) -> (),
             rotate(head: &mut [f32], cos_sin: &[f32]) -> ()
@@ -140,6 +146,8 @@ macro_rules! dispatch {
             Set::AvxVnni(kernel) => kernel.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Vnni(kernel) => kernel.$name($($arg),*),
+            #[cfg(dsp)]
+            Set::Dsp(kernel) => drive::$name(kernel, $($arg),*),
         }
     };
 }
@@ -162,7 +170,9 @@ impl Backend {
             vnni::AvxVnni::new().map(Set::AvxVnni),
             avx2::Avx2::new().map(Set::Avx2),
         ];
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(dsp)]
+        let fast = [Some(Set::Dsp(dsp::Dsp::new()))];
+        #[cfg(not(any(target_arch = "x86_64", dsp)))]
         let fast: [Option<Set>; 0] = [];
         fast.into_iter().flatten().chain([Set::Portable]).map(Backend)
     }
@@ -172,7 +182,7 @@ impl Backend {
         Self::available().next().unwrap_or(Self::PORTABLE)
     }
 
-    /// The backend's name: `portable`, `avx2`, `avx-vnni`, `avx512-vnni`.
+    /// The backend's name: `portable`, `avx2`, `avx-vnni`, `avx512-vnni`, `dsp`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Set::Portable => "portable",
@@ -182,6 +192,8 @@ impl Backend {
             Set::AvxVnni(_) => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Vnni(_) => "avx512-vnni",
+            #[cfg(dsp)]
+            Set::Dsp(_) => "dsp",
         }
     }
 
@@ -221,10 +233,21 @@ impl Backend {
         }
     }
 
-    /// Quantizes `x` in groups of `group` elements, the last one perhaps short: int8 values, and for each group its
-    /// scale and the sum of its values. `q` beyond `x` is zeroed.
-    pub fn quantize(self, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-        dispatch!(self, quantize(x, group, q, scales, sums));
+    /// Quantizes `x` in groups of `group` elements, the last one perhaps short: int8 values as `layout` multiplies them,
+    /// and for each group its scale and the sum of its values (not in [`Layout::Dsp`], which needs none).
+    ///
+    /// `q` has [`Layout::vector_bytes`] bytes; what is beyond `x` is zeroed. Of several groups all but the last are a
+    /// multiple of four long.
+    pub fn quantize(
+        self,
+        layout: Layout,
+        x: &[f32],
+        group: usize,
+        q: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    ) {
+        dispatch!(self, quantize(layout, x, group, q, scales, sums));
     }
 
     /// LayerNorm or RMSNorm of one token.

@@ -25,7 +25,7 @@ use crate::arch::Arch;
 use crate::blob::Layer;
 use crate::cache::HeadCacheMut;
 use crate::kernel::{Backend, Query, TileMut, Write};
-use crate::packing::{QUAD, round_up};
+use crate::packing::{Layout, QUAD, round_up};
 use crate::workers::{Workers, for_each};
 
 /// A KV head's columns of the chunk's buffers, and its cache.
@@ -128,7 +128,7 @@ impl Head<'_> {
         let queries = self.queries.row(t).chunks_exact_mut(head_dim).zip(quantized.chunks_exact_mut(quantized_head));
         for ((query, q), (scale, sum)) in queries.zip(self.scales.row(t).iter_mut().zip(self.sums.row(t))) {
             backend.rotate(query, angles);
-            backend.quantize(query, head_dim, q, core::slice::from_mut(scale), core::slice::from_mut(sum));
+            backend.quantize(Layout::Rows8, query, head_dim, q, core::slice::from_mut(scale), core::slice::from_mut(sum));
             *scale *= arch.attention_scale * core::f32::consts::LOG2_E;
         }
     }

@@ -3,7 +3,7 @@
 use super::Chunk;
 use crate::kernel::{Activations, Backend, TileMut, Write};
 use crate::matrix::Matrix;
-use crate::packing::{QUAD, round_up};
+use crate::packing::round_up;
 use crate::workers::{Workers, for_each, share};
 
 /// Where a product goes.
@@ -29,7 +29,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     ) {
         let backend = self.backend;
         let packing = self.model.header().packing;
-        let (group, groups, stride) = (packing.group_cols(cols), packing.groups(cols), round_up(cols, QUAD));
+        let (group, groups, stride) = (packing.group_cols(cols), packing.groups(cols), packing.layout.vector_bytes(cols));
         let (dim, wide) = (self.widths.residual, self.widths.wide);
         let scratch = &mut *self.scratch;
         let tokens = share(self.workers, count);
@@ -41,7 +41,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             let scales = scales.chunks_exact_mut(groups).zip(sums.chunks_exact_mut(groups));
             for (((x, row), q), (scales, sums)) in rows.zip(scales) {
                 make(backend, x, row);
-                backend.quantize(row.get(..cols).unwrap_or(&[]), group, q, scales, sums);
+                backend.quantize(packing.layout, row.get(..cols).unwrap_or(&[]), group, q, scales, sums);
             }
         });
     }
@@ -53,7 +53,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     pub(super) fn linear(&mut self, m: &Matrix<'_>, bias: Option<&[f32]>, write: Write, count: usize, target: Target) {
         let (backend, workers) = (self.backend, self.workers);
         let groups = m.packing().groups(m.cols());
-        let stride = round_up(m.cols(), QUAD);
+        let stride = m.packing().layout.vector_bytes(m.cols());
         let scratch = &mut *self.scratch;
         let x = Activations {
             values: scratch.quantized.get(..count * stride).unwrap_or(&[]),
