@@ -21,8 +21,21 @@ fn main() {
     println!("cargo::rerun-if-changed={}", model.display());
     println!("cargo::rustc-env=THUMBFORMER_MODEL={}", model.display());
 
-    println!("cargo::rerun-if-changed=memory.x");
-    println!("cargo::rustc-link-search={}", here.display());
+    // The memory of QEMU's board for the core.
+    println!("cargo::rustc-check-cfg=cfg(thumbv8m)");
+    let core = std::env::var("TARGET").unwrap_or_default();
+    let memory = if core.starts_with("thumbv8m") {
+        println!("cargo::rustc-cfg=thumbv8m");
+        "memory-an505.x"
+    } else {
+        "memory.x"
+    };
+    println!("cargo::rerun-if-changed={memory}");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    if let Err(error) = std::fs::copy(here.join(memory), out.join("memory.x")) {
+        return println!("cargo::error={memory}: {error}");
+    }
+    println!("cargo::rustc-link-search={}", out.display());
     for script in ["link.x", "defmt.x"] {
         println!("cargo::rustc-link-arg-bins=-T{script}");
     }

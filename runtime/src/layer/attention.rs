@@ -26,7 +26,7 @@ use crate::blob::Layer;
 use crate::cache::HeadCacheMut;
 use crate::kernel::{Backend, Query, TileMut, Write};
 use crate::packing::{Layout, QUAD, round_up};
-use crate::workers::{Workers, for_each};
+use crate::workers::{Phase, Workers, for_each};
 
 /// A KV head's columns of the chunk's buffers, and its cache.
 struct Head<'a> {
@@ -45,12 +45,12 @@ struct Head<'a> {
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     pub(super) fn attention(&mut self, index: u32, layer: &Layer<'_>) {
         let arch = *self.arch();
-        self.prepare(0, self.count, arch.dim as usize, |backend, x, row| {
+        self.prepare(Phase::Norm, 0, self.count, arch.dim as usize, |backend, x, row| {
             backend.norm(arch.norm, arch.norm_eps, x, layer.attention_norm, layer.attention_norm_bias, row);
         });
         self.linear(&layer.qkv, layer.qkv_bias, Write::Store, self.count, Target::Wide);
         self.attend(index, layer);
-        self.prepare(0, self.count, arch.q_width() as usize, |_, _, _| {});
+        self.prepare(Phase::Quantize, 0, self.count, arch.q_width() as usize, |_, _, _| {});
         self.linear(&layer.attention_out, layer.attention_out_bias, Write::Add, self.count, Target::Residual);
     }
 
@@ -91,11 +91,13 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 cache,
             })
         });
-        for_each(self.workers, heads, |mut head| {
+        let workers = self.workers;
+        for_each(workers, heads, |mut head| {
             let mut angles = rope.clone();
             for t in 0..count {
-                head.enter(backend, &arch, t, position + t, angles.next().unwrap_or(&[]));
+                head.enter(workers, backend, &arch, t, position + t, angles.next().unwrap_or(&[]));
             }
+            workers.enter(Phase::Attention);
             head.attend(backend, &arch, position, count);
         });
     }
@@ -113,11 +115,21 @@ fn columns<T>(tile: TileMut<'_, T>, width: usize) -> impl Iterator<Item = TileMu
 
 impl Head<'_> {
     /// Rotates the queries and the key of token `t`, caches its key and value, and quantizes its queries.
-    fn enter(&mut self, backend: Backend, arch: &Arch, t: usize, position: usize, angles: &[f32]) {
+    fn enter(
+        &mut self,
+        workers: &impl Workers,
+        backend: Backend,
+        arch: &Arch,
+        t: usize,
+        position: usize,
+        angles: &[f32],
+    ) {
+        workers.enter(Phase::Rope);
         let head_dim = arch.head_dim as usize;
         let quantized_head = round_up(head_dim, QUAD);
         let key = self.keys.row(t);
         backend.rotate(key, angles);
+        workers.enter(Phase::Cache);
         for (k, m) in key.iter_mut().zip(self.mean) {
             *k -= m;
         }
@@ -127,7 +139,9 @@ impl Head<'_> {
         self.cache.write(backend, position, key, self.values.row(t), room);
         let queries = self.queries.row(t).chunks_exact_mut(head_dim).zip(quantized.chunks_exact_mut(quantized_head));
         for ((query, q), (scale, sum)) in queries.zip(self.scales.row(t).iter_mut().zip(self.sums.row(t))) {
+            workers.enter(Phase::Rope);
             backend.rotate(query, angles);
+            workers.enter(Phase::Quantize);
             backend.quantize(Layout::Rows8, query, head_dim, q, core::slice::from_mut(scale), core::slice::from_mut(sum));
             *scale *= arch.attention_scale * core::f32::consts::LOG2_E;
         }
