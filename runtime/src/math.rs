@@ -173,12 +173,18 @@ pub(crate) fn steps(absmax: f32) -> Option<(f32, f32)> {
     inverse.is_finite().then_some((inverse, absmax / 127.0))
 }
 
+/// The largest magnitude that is not NaN; 0 if there is none.
+#[inline(always)]
+pub(crate) fn absmax(x: &[f32]) -> f32 {
+    max(x, 0.0, f32::abs)
+}
+
 /// Quantizes one group: `s = absmax/127`, `q = round_half_even(x·(127/absmax))`. Returns `s`.
 ///
 /// A group so small that 127/absmax overflows (below 4·10⁻³⁷) counts as zero: `s = 0` and all `q = 0`.
 #[inline(always)]
 pub fn quantize(x: &[f32], q: &mut [i8]) -> f32 {
-    let Some((inverse, scale)) = steps(max(x, 0.0, f32::abs)) else {
+    let Some((inverse, scale)) = steps(absmax(x)) else {
         q.fill(0);
         return 0.0;
     };

@@ -109,7 +109,7 @@ pub(super) trait Kernel: Copy {
     /// [`math::quantize`] for one group into a vector of [`Layout::expand`]'s quads.
     #[inline(always)]
     fn quantize_expanded(self, x: &[f32], q: &mut [i8]) -> f32 {
-        let Some((inverse, scale)) = math::steps(x) else {
+        let Some((inverse, scale)) = math::steps(math::absmax(x)) else {
             q.fill(0);
             return 0.0;
         };
