@@ -59,7 +59,7 @@ pub fn max(x: &[f32], floor: f32, f: impl Fn(f32) -> f32) -> f32 {
 /// fitted for this crate); 2ⁿ is an addition to the exponent.
 #[inline(always)]
 pub fn exp2(x: f32) -> f32 {
-    let x = if x > -125.0 { x } else { -125.0 };
+    let x = if x > LEAST_EXPONENT { x } else { LEAST_EXPONENT };
     let shifted = x + ROUND;
     let r = x - (shifted - ROUND);
     let mut p = EXP2[0];
@@ -69,6 +69,9 @@ pub fn exp2(x: f32) -> f32 {
     // The low bits of `shifted` hold n; those above the exponent's place are zero in `ROUND` and fall off.
     f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
+
+/// Below this [`exp2`] is constant.
+pub(crate) const LEAST_EXPONENT: f32 = -125.0;
 
 /// Coefficients of [`exp2`], the highest power first.
 #[allow(clippy::approx_constant, reason = "the best coefficient is close to ln 2, and is not ln 2")]

@@ -8,7 +8,7 @@ use crate::arch::{Arch, ArchError};
 use crate::blob::ALIGN;
 use crate::blob::header::Header;
 use crate::cache::HeadShape;
-use crate::packing::{Packing, QUAD, round_up};
+use crate::packing::Packing;
 
 /// What the caller chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Widths {
             rope: arch.rotary_dim as usize,
             quantized: max(
                 packing.layout.vector_bytes(max(dim, max(q, hidden))),
-                heads * round_up(arch.head_dim as usize, QUAD),
+                heads * packing.layout.vector_bytes(arch.head_dim as usize),
             ),
             groups: max(max(packing.groups(dim), packing.groups(q)), max(packing.groups(hidden), heads)),
         }

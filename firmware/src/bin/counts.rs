@@ -21,8 +21,8 @@ use thumbformer::blob::header::Header;
 use thumbformer::kernel::{Activations, TileMut, Write};
 use thumbformer::matrix::Matrix;
 use thumbformer::packing::{Layout, Packing};
-use thumbformer::workers::{Phase, Task, Workers};
-use thumbformer::{Aligned, Backend, Limits, Model, Plan, Session, SessionError};
+use thumbformer::workers::{Phase, Serial, Task, Workers};
+use thumbformer::{Aligned, Backend, Digest, Limits, Model, Plan, Session, SessionError};
 
 /// Nanoseconds of a SysTick: the clock of `mps2-an500` is 25 MHz, that of `mps2-an505` 20 MHz.
 const TICK: u32 = if cfg!(thumbv8m) { 50 } else { 40 };
@@ -249,6 +249,18 @@ fn tokens(timer: &mut SYST) -> Result<(), SessionError> {
     println!("\ninstructions for whole tokens, {} weights in layers and {in_head} in the head:", in_layers);
     let (cache, scratch) = (&mut CACHE.take().0, &mut SCRATCH.take().0);
     let ids: [u32; CONTEXT as usize] = core::array::from_fn(|i| (i * 7 + i / 5 + 1) as u32 % arch.vocab);
+
+    // Three tiles of the cache, the last one in part.
+    let few = ids.get(..70).unwrap_or(&ids);
+    let mut digests = [Digest::new(); 2];
+    for (digest, backend) in digests.iter_mut().zip([Backend::PORTABLE, Backend::detect()]) {
+        let mut session = Session::with(model, &PLAN, cache, scratch, backend, Serial)?;
+        session.score(few, |_, logits| digest.update(logits))?;
+        println!("  digest of the logits of {} tokens, {}: {:016x}", few.len(), backend.name(), digest.value());
+    }
+    if digests[0] != digests[1] {
+        println!("  WRONG");
+    }
 
     for (position, tokens) in STRETCHES {
         let Some(ids) = ids.get(..position + tokens) else { continue };

@@ -106,6 +106,12 @@ pub(super) trait Kernel: Copy {
         0
     }
 
+    /// Attention over a cache in [`Layout::Dsp`].
+    #[inline(always)]
+    fn attend4<const N: usize>(self, cache: &HeadCache<'_>, queries: [&Query<'_>; N], out: [&mut [f32]; N]) {
+        attend_blocks(InDsp, self, cache, queries, out);
+    }
+
     /// [`math::quantize`] for one group into a vector of [`Layout::expand`]'s quads.
     #[inline(always)]
     fn quantize_expanded(self, x: &[f32], q: &mut [i8]) -> f32 {
@@ -276,13 +282,13 @@ fn attend_layout<K: Kernel, const N: usize>(
 ) {
     match cache.shape.layout {
         Layout::Rows8 => attend_blocks(InRows8(kernel), kernel, cache, queries, out),
-        Layout::Dsp => attend_blocks(InDsp, kernel, cache, queries, out),
+        Layout::Dsp => kernel.attend4(cache, queries, out),
     }
 }
 
 /// Attention's int8 products over a layout with blocks of `R` rows. A trait, because closures would be compiled without
 /// the instruction set.
-trait Dots<const R: usize>: Copy {
+pub(super) trait Dots<const R: usize>: Copy {
     /// Keys times the query.
     fn scores(self, keys: &[u8], query: &Query<'_>, dots: &mut [i32; TILE]);
 
@@ -306,12 +312,12 @@ impl<K: Kernel> Dots<8> for InRows8<K> {
 }
 
 #[derive(Clone, Copy)]
-struct InDsp;
+pub(super) struct InDsp;
 
 impl Dots<4> for InDsp {
     #[inline(always)]
     fn scores(self, keys: &[u8], query: &Query<'_>, dots: &mut [i32; TILE]) {
-        scores::<4>(Layout::Dsp, keys, query.values, dots);
+        scores(keys, query.values, QUAD * query.values.len() / 2, dots, dot4);
     }
 
     #[inline(always)]
@@ -321,7 +327,7 @@ impl Dots<4> for InDsp {
 }
 
 #[inline(always)]
-fn attend_blocks<D: Dots<R>, K: Kernel, const R: usize, const N: usize>(
+pub(super) fn attend_blocks<D: Dots<R>, K: Kernel, const R: usize, const N: usize>(
     dots: D,
     kernel: K,
     cache: &HeadCache<'_>,

@@ -73,9 +73,9 @@ pub enum Write {
 /// One query against one head's cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {
-    /// The quantized query, `head_dim` values and zeros up to a multiple of four.
+    /// The quantized query as the cache's layout takes it: `head_dim` values, the last quad filled up with zeros.
     pub values: &'a [i8],
-    /// Sum of `values`.
+    /// Sum of the values; unused in [`Layout::Dsp`].
     pub sum: i32,
     /// Its scale, times the attention scale, times log₂e: scores are exponents of 2.
     pub scale: f32,

@@ -17,7 +17,7 @@ impl Kernel for Portable {
 
     #[inline(always)]
     fn scores(self, keys: &[u8], query: &[i8], _sum: i32, dots: &mut [i32; TILE]) {
-        scores::<8>(Layout::Rows8, keys, query, dots);
+        scores(keys, query, 8 * query.len(), dots, |words, x| dot::<8>(Layout::Rows8, words, x));
     }
 
     #[inline(always)]
@@ -65,12 +65,18 @@ pub(super) fn dot<const R: usize>(layout: Layout, words: &[u8], x: &[i8]) -> [i3
     acc
 }
 
-/// Dot products of a tile's keys, in blocks of `R` rows, with a query.
+/// Dot products of a tile's keys, in blocks of `block_bytes` for `R` rows, with a query.
 #[inline(always)]
-pub(super) fn scores<const R: usize>(layout: Layout, keys: &[u8], query: &[i8], dots: &mut [i32; TILE]) {
-    let blocks = keys.chunks_exact((R * query.len()).max(1));
+pub(super) fn scores<const R: usize>(
+    keys: &[u8],
+    query: &[i8],
+    block_bytes: usize,
+    dots: &mut [i32; TILE],
+    dot: impl Fn(&[u8], &[i8]) -> [i32; R],
+) {
+    let blocks = keys.chunks_exact(block_bytes.max(1));
     for (dots, words) in dots.as_chunks_mut().0.iter_mut().zip(blocks) {
-        *dots = dot::<R>(layout, words, query);
+        *dots = dot(words, query);
     }
 }
 

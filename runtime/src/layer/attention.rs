@@ -25,7 +25,6 @@ use crate::arch::Arch;
 use crate::blob::Layer;
 use crate::cache::HeadCacheMut;
 use crate::kernel::{Backend, Query, TileMut, Write};
-use crate::packing::{Layout, QUAD, round_up};
 use crate::workers::{Phase, Workers, for_each};
 
 /// A KV head's columns of the chunk's buffers, and its cache.
@@ -65,7 +64,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         let wide = scratch.wide.get_mut(..count * self.widths.wide).unwrap_or(&mut []);
         let (queries, rest) = TileMut::new(wide, q_width + 2 * kv_width, self.widths.wide).split_at(q_width);
         let (keys, values) = rest.split_at(kv_width);
-        let quantized_head = round_up(head_dim, QUAD);
+        let quantized_head = self.model.header().packing.layout.vector_bytes(head_dim);
         let heads = arch.heads as usize;
         let mut queries = columns(queries, group * head_dim);
         let mut keys = columns(keys, head_dim);
@@ -126,7 +125,8 @@ impl Head<'_> {
     ) {
         workers.enter(Phase::Rope);
         let head_dim = arch.head_dim as usize;
-        let quantized_head = round_up(head_dim, QUAD);
+        let layout = self.cache.shape.layout;
+        let quantized_head = layout.vector_bytes(head_dim);
         let key = self.keys.row(t);
         backend.rotate(key, angles);
         workers.enter(Phase::Cache);
@@ -142,7 +142,7 @@ impl Head<'_> {
             workers.enter(Phase::Rope);
             backend.rotate(query, angles);
             workers.enter(Phase::Quantize);
-            backend.quantize(Layout::Rows8, query, head_dim, q, core::slice::from_mut(scale), core::slice::from_mut(sum));
+            backend.quantize(layout, query, head_dim, q, core::slice::from_mut(scale), core::slice::from_mut(sum));
             *scale *= arch.attention_scale * core::f32::consts::LOG2_E;
         }
     }
@@ -153,7 +153,7 @@ impl Head<'_> {
         let group = (arch.heads / arch.kv_heads) as usize;
         let cache = self.cache.view();
         let scales = self.scales.pieces(1).zip(self.sums.pieces(1));
-        let mut queries = self.quantized.pieces(round_up(head_dim, QUAD)).zip(scales).enumerate().map(
+        let mut queries = self.quantized.pieces(cache.shape.layout.vector_bytes(head_dim)).zip(scales).enumerate().map(
             |(i, (values, (scale, sum)))| Query {
                 values,
                 sum: sum[0],

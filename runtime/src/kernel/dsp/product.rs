@@ -1,171 +1,35 @@
-//! Cortex-M with the DSP extension and a single-precision FPU (M4F, M7, M33): four multiply-adds in three instructions.
-//!
-//! `SMLAD` multiplies two pairs of 16-bit halves and adds both products. Weights lie *borrow-adjusted*
-//! ([`Layout::Dsp`]), activations come expanded ([`Layout::expand`]), and then
-//!
-//! ```text
-//! acc = SMLAD(word,         (x3, x1),                   acc)
-//! acc = SMLAD(SXTB16(word), (256·x2 − x3, 256·x0 − x1), acc)      adds 256·(w0·x0 + w1·x1 + w2·x2 + w3·x3)
-//! ```
-//!
-//! Sums of up to 512 products, times 256, stay below 2³¹. The FPU divides by 256 while it converts to f32, and reads f16
-//! scales. Its `VMLA` rounds the product before it adds: the contract's two operations.
-//!
-//! The intrinsics for these instructions are not stable, so the loops are assembly. `build.rs` says where they exist.
+//! Matrix times vector: whole blocks of four rows, group scales, bias and residual included.
 
 use core::arch::asm;
 use core::mem::offset_of;
 
-use super::drive::{Block, Kernel, Output, Token};
-use super::{Activations, Write, portable::Portable};
-use crate::math;
+use super::{INPUT, MAX_GROUP, WORD};
+use crate::kernel::drive::Output;
+use crate::kernel::{Activations, Write};
 use crate::matrix::Matrix;
 use crate::packing::{Layout, QUAD};
 
-/// The target has the instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Dsp(());
-
-impl Dsp {
-    /// This module is compiled only for targets that have them.
-    pub(super) fn new() -> Self {
-        Self(())
-    }
-}
-
 /// Rows of a block.
 const ROWS: usize = Layout::Dsp.block_rows();
-/// Quads of a group at most, so that its sum fits 32 bits.
-const MAX_GROUP: usize = 128;
 /// Quads that the assembly takes at a time.
 const BUNDLE: usize = 4;
 
-impl Kernel for Dsp {
-    #[inline(always)]
-    fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T] {
-        Portable.rows8(block, x)
-    }
-
-    #[inline(always)]
-    fn dot8(self, words: &[u8], x: &[i8], sum: i32) -> [i32; 8] {
-        Portable.dot8(words, x, sum)
-    }
-
-    #[inline(always)]
-    fn quantize_expanded(self, x: &[f32], q: &mut [i8]) -> f32 {
-        let Some((inverse, scale)) = math::steps(absmax(x)) else {
-            q.fill(0);
-            return 0.0;
-        };
-        let (x_quads, x_tail) = x.as_chunks::<QUAD>();
-        let (q_quads, q_tail) = q.as_chunks_mut::<INPUT>().0.split_at_mut(x_quads.len());
-        expand(x_quads, inverse, q_quads);
-        if let Some(q) = q_tail.first_mut() {
-            *q = Layout::expand(core::array::from_fn(|i| x_tail.get(i).map_or(0, |&x| math::round(x, inverse))));
-        }
-        scale
-    }
-
-    fn whole_rows4(self, m: &Matrix<'_>, x: &Activations<'_>, count: usize, out: &mut Output<'_, '_>) -> usize {
-        let Some((product, rows)) = Product::new(m, x, count, out) else { return 0 };
-        for t in 0..count {
-            // SAFETY: `Product::new` has checked that all matrices and vectors are as long and as aligned as the assembly
-            // needs for `rows` rows and `count` tokens; so each token's vector and scales start inside theirs.
-            unsafe {
-                let row = out.out.row(t).as_mut_ptr();
-                let x_scales = x.scales.as_ptr().add(t * x.groups);
-                let vector = x.values.as_ptr().add(t * x.stride);
-                let out_end = row.add(rows);
-                let product = Product { x: vector, x_scale: x_scales, x_scales, out: row, out_end, ..product };
-                one_token(&product, out.factor);
-            }
-        }
-        rows
-    }
-}
-
-/// [`math::absmax`]. Magnitudes are ordered like their bits; NaN lies above them.
-#[inline(always)]
-fn absmax(x: &[f32]) -> f32 {
-    let (quads, tail) = x.as_chunks::<QUAD>();
-    // Magnitudes' bits, times two.
-    let mut largest = tail.iter().fold(0, |largest, x| largest.max(x.to_bits() << 1));
-    if !quads.is_empty() {
-        // SAFETY: reads as many quads as there are.
+/// See [`Kernel::whole_rows4`](crate::kernel::drive::Kernel::whole_rows4).
+pub(super) fn whole_rows(m: &Matrix<'_>, x: &Activations<'_>, count: usize, out: &mut Output<'_, '_>) -> usize {
+    let Some((product, rows)) = Product::new(m, x, count, out) else { return 0 };
+    for t in 0..count {
+        // SAFETY: `Product::new` has checked that all matrices and vectors are as long and as aligned as the assembly needs
+        // for `rows` rows and `count` tokens; so each token's vector and scales start inside theirs.
         unsafe {
-            asm!(
-                "2:",
-                "ldmia {x}!, {{r2, r3, r4, r5}}",
-                "cmp {largest}, r2, lsl #1",
-                "it lo",
-                "lsllo {largest}, r2, #1",
-                "cmp {largest}, r3, lsl #1",
-                "it lo",
-                "lsllo {largest}, r3, #1",
-                "cmp {largest}, r4, lsl #1",
-                "it lo",
-                "lsllo {largest}, r4, #1",
-                "cmp {largest}, r5, lsl #1",
-                "it lo",
-                "lsllo {largest}, r5, #1",
-                "subs {count}, {count}, #1",
-                "bne 2b",
-                largest = inout(reg) largest,
-                x = inout(reg) x.as_ptr() => _,
-                count = inout(reg) quads.len() => _,
-                out("r2") _, out("r3") _, out("r4") _, out("r5") _,
-                options(nostack, readonly),
-            );
+            let row = out.out.row(t).as_mut_ptr();
+            let x_scales = x.scales.as_ptr().add(t * x.groups);
+            let vector = x.values.as_ptr().add(t * x.stride);
+            let out_end = row.add(rows);
+            let product = Product { x: vector, x_scale: x_scales, x_scales, out: row, out_end, ..product };
+            one_token(&product, out.factor);
         }
     }
-    let largest = f32::from_bits(largest >> 1);
-    if largest.is_nan() { math::absmax(x) } else { largest }
-}
-
-/// Quantizes and expands: [`math::round`], then [`Layout::expand`].
-#[inline(always)]
-fn expand(x: &[[f32; QUAD]], inverse: f32, q: &mut [[i8; INPUT]]) {
-    if q.len() < x.len() || !q.as_ptr().cast::<u32>().is_aligned() {
-        for (q, x) in q.iter_mut().zip(x) {
-            *q = Layout::expand(x.map(|x| math::round(x, inverse)));
-        }
-    } else if !x.is_empty() {
-        // SAFETY: as many quads are read and written as `x` has and `q` has at least, and both are aligned to words.
-        unsafe {
-            asm!(
-                "vmov s0, {inverse}",
-                "vmov s1, {round}",
-                "2:",
-                "vldmia {x}!, {{s4, s5, s6, s7}}",
-                "vmul.f32 s4, s4, s0",
-                "vmul.f32 s5, s5, s0",
-                "vmul.f32 s6, s6, s0",
-                "vmul.f32 s7, s7, s0",
-                "vadd.f32 s4, s4, s1",
-                "vadd.f32 s5, s5, s1",
-                "vadd.f32 s6, s6, s1",
-                "vadd.f32 s7, s7, s1",
-                "vmov {x0}, {x1}, s4, s5",
-                "vmov {x2}, {x3}, s6, s7",
-                "pkhbt {x1}, {x1}, {x3}, lsl #16",
-                "sxtb16 {x1}, {x1}", // (x3, x1)
-                "lsl {x0}, {x0}, #8",
-                "pkhbt {x0}, {x0}, {x2}, lsl #24",
-                "ssub16 {x0}, {x0}, {x1}",
-                "strd {x1}, {x0}, [{q}], #8",
-                "subs {count}, {count}, #1",
-                "bne 2b",
-                inverse = in(reg) inverse.to_bits(),
-                round = in(reg) math::ROUND.to_bits(),
-                x = inout(reg) x.as_ptr() => _,
-                q = inout(reg) q.as_mut_ptr() => _,
-                count = inout(reg) x.len() => _,
-                x0 = out(reg) _, x1 = out(reg) _, x2 = out(reg) _, x3 = out(reg) _,
-                out("s0") _, out("s1") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-                options(nostack),
-            );
-        }
-    }
+    rows
 }
 
 /// Blocks of four rows, and one token's vector.
@@ -240,30 +104,6 @@ impl Product {
             rows,
         ))
     }
-}
-
-/// Bytes of a block's quad, and of a vector's.
-const WORD: usize = Layout::Dsp.quad_bytes();
-const INPUT: usize = Layout::Dsp.input_bytes();
-
-/// Four rows' quad times one token's: r0 words, r1 vector (both advance); r8–r11 sums; r2–r7 are used up.
-macro_rules! quad {
-    () => {
-        concat!(
-            quad!("smlad r8, r4, r2, r8", "smlad r9, r5, r2, r9", "smlad r10, r6, r2, r10", "smlad r11, r7, r2, r11")
-        )
-    };
-    (first) => {
-        quad!("smuad r8, r4, r2", "smuad r9, r5, r2", "smuad r10, r6, r2", "smuad r11, r7, r2")
-    };
-    ($a:literal, $b:literal, $c:literal, $d:literal) => {
-        concat!(
-            "ldmia r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, [r1], #8\n",
-            $a, "\n", $b, "\n", $c, "\n", $d, "\n",
-            "sxtb16 r4, r4\n sxtb16 r5, r5\n sxtb16 r6, r6\n sxtb16 r7, r7\n",
-            "smlad r8, r4, r3, r8\n smlad r9, r5, r3, r9\n smlad r10, r6, r3, r10\n smlad r11, r7, r3, r11\n"
-        )
-    };
 }
 
 /// Ends a group: s8–s11 += sums / 256 · (w_scale · x_scale).
