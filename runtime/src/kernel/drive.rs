@@ -93,38 +93,6 @@ pub(super) trait Kernel: Copy {
         softmax(dots, tile, scale, visible, online, weights)
     }
 
-    /// Dot products of four rows that lie as [`Layout::Dsp`] with an expanded vector.
-    #[inline(always)]
-    fn dot4(self, words: &[u8], x: &[i8]) -> [i32; 4] {
-        dot4(words, x)
-    }
-
-    /// Finishes the first rows of a product in [`Layout::Dsp`], for all of its `count` tokens; how many rows, a multiple
-    /// of four. An instruction set that can do whole rows better than by [`Kernel::dot4`] does so here.
-    #[inline(always)]
-    fn whole_rows4(self, _: &Matrix<'_>, _: &Activations<'_>, _count: usize, _: &mut Output<'_, '_>) -> usize {
-        0
-    }
-
-    /// Attention over a cache in [`Layout::Dsp`].
-    #[inline(always)]
-    fn attend4<const N: usize>(self, cache: &HeadCache<'_>, queries: [&Query<'_>; N], out: [&mut [f32]; N]) {
-        attend_blocks(InDsp, self, cache, queries, out);
-    }
-
-    /// [`math::quantize`] for one group into a vector of [`Layout::expand`]'s quads.
-    #[inline(always)]
-    fn quantize_expanded(self, x: &[f32], q: &mut [i8]) -> f32 {
-        let Some((inverse, scale)) = math::steps(math::absmax(x)) else {
-            q.fill(0);
-            return 0.0;
-        };
-        for (q, x) in q.as_chunks_mut::<{ 2 * QUAD }>().0.iter_mut().zip(x.chunks(QUAD)) {
-            *q = Layout::expand(core::array::from_fn(|i| x.get(i).map_or(0, |&x| math::round(x, inverse))));
-        }
-        scale
-    }
-
     /// [`math::quantize`] for one group: its scale, and the sum of its values.
     #[inline(always)]
     fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
@@ -158,15 +126,14 @@ fn tokens<'a, const T: usize>(x: &Activations<'a>, first: usize) -> [Token<'a>; 
     })
 }
 
-/// Where a product's sums go.
-pub(super) struct Output<'a, 't> {
-    pub out: &'a mut TileMut<'t, f32>,
-    pub first_row: usize,
-    /// One more than the last.
-    pub last_row: usize,
-    pub factor: f32,
-    pub bias: Option<&'a [f32]>,
-    pub write: Write,
+/// Where a block's sums go.
+struct Output<'a, 't> {
+    out: &'a mut TileMut<'t, f32>,
+    first_row: usize,
+    last_row: usize,
+    factor: f32,
+    bias: Option<&'a [f32]>,
+    write: Write,
 }
 
 impl Output<'_, '_> {
@@ -204,9 +171,6 @@ pub(super) fn linear<K: Kernel>(
     let mut out = Output { out: &mut out, first_row, last_row, factor: m.factor(), bias, write };
     let rows = m.packing().layout.block_rows();
     let mut row = first_row;
-    if m.packing().layout == Layout::Dsp {
-        row += kernel.whole_rows4(m, x, count, &mut out);
-    }
     while row < last_row {
         let index = row / rows;
         match m.packing().layout {
@@ -236,7 +200,7 @@ pub(super) fn linear<K: Kernel>(
             }
             Layout::Dsp => {
                 for t in 0..count {
-                    let [y] = sums(block(m, index), tokens(x, t), 2 * QUAD, |words, x| kernel.dot4(words, x));
+                    let [y] = sums(block(m, index), tokens(x, t), Layout::Dsp.input_bytes(), dot4);
                     out.finish(t, row, &y);
                 }
                 row += rows;
@@ -282,13 +246,13 @@ fn attend_layout<K: Kernel, const N: usize>(
 ) {
     match cache.shape.layout {
         Layout::Rows8 => attend_blocks(InRows8(kernel), kernel, cache, queries, out),
-        Layout::Dsp => kernel.attend4(cache, queries, out),
+        Layout::Dsp => attend_blocks(InDsp, kernel, cache, queries, out),
     }
 }
 
 /// Attention's int8 products over a layout with blocks of `R` rows. A trait, because closures would be compiled without
 /// the instruction set.
-pub(super) trait Dots<const R: usize>: Copy {
+trait Dots<const R: usize>: Copy {
     /// Keys times the query.
     fn scores(self, keys: &[u8], query: &Query<'_>, dots: &mut [i32; TILE]);
 
@@ -312,7 +276,7 @@ impl<K: Kernel> Dots<8> for InRows8<K> {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct InDsp;
+struct InDsp;
 
 impl Dots<4> for InDsp {
     #[inline(always)]
@@ -327,7 +291,7 @@ impl Dots<4> for InDsp {
 }
 
 #[inline(always)]
-pub(super) fn attend_blocks<D: Dots<R>, K: Kernel, const R: usize, const N: usize>(
+fn attend_blocks<D: Dots<R>, K: Kernel, const R: usize, const N: usize>(
     dots: D,
     kernel: K,
     cache: &HeadCache<'_>,
@@ -436,17 +400,35 @@ pub(super) fn quantize<K: Kernel>(
             let Some((values, padding)) = q.split_at_mut_checked(x.len()) else { return };
             padding.fill(0);
             let groups = x.chunks(group).zip(values.chunks_mut(group));
-            for (((x, q), scale), sum) in groups.zip(scales).zip(sums) {
-                (*scale, *sum) = kernel.quantize(x, q);
+            let mut sums = sums.iter_mut();
+            for ((x, q), scale) in groups.zip(scales) {
+                let sum;
+                (*scale, sum) = kernel.quantize(x, q);
+                if let Some(slot) = sums.next() {
+                    *slot = sum;
+                }
             }
         }
         Layout::Dsp => {
             let groups = x.chunks(group).zip(q.chunks_mut(layout.vector_bytes(group)));
             for ((x, q), scale) in groups.zip(scales) {
-                *scale = kernel.quantize_expanded(x, q);
+                *scale = quantize_expanded(x, q);
             }
         }
     }
+}
+
+/// [`math::quantize`] for one group into a vector of [`Layout::expand`]'s quads.
+#[inline(always)]
+fn quantize_expanded(x: &[f32], q: &mut [i8]) -> f32 {
+    let Some((inverse, scale)) = math::steps(math::absmax(x)) else {
+        q.fill(0);
+        return 0.0;
+    };
+    for (q, x) in q.as_chunks_mut::<{ Layout::Dsp.input_bytes() }>().0.iter_mut().zip(x.chunks(QUAD)) {
+        *q = Layout::expand(core::array::from_fn(|i| x.get(i).map_or(0, |&x| math::round(x, inverse))));
+    }
+    scale
 }
 
 #[inline(always)]

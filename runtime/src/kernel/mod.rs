@@ -147,7 +147,7 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Vnni(kernel) => kernel.$name($($arg),*),
             #[cfg(dsp)]
-            Set::Dsp(kernel) => drive::$name(kernel, $($arg),*),
+            Set::Dsp(kernel) => kernel.$name($($arg),*),
         }
     };
 }
@@ -237,7 +237,7 @@ impl Backend {
     /// and for each group its scale and the sum of its values (not in [`Layout::Dsp`], which needs none).
     ///
     /// `q` has [`Layout::vector_bytes`] bytes; what is beyond `x` is zeroed. Of several groups all but the last are a
-    /// multiple of four long.
+    /// multiple of four long. `sums` may be shorter if nobody needs them.
     pub fn quantize(
         self,
         layout: Layout,

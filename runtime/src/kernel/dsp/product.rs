@@ -4,8 +4,7 @@ use core::arch::asm;
 use core::mem::offset_of;
 
 use super::{INPUT, MAX_GROUP, WORD};
-use crate::kernel::drive::Output;
-use crate::kernel::{Activations, Write};
+use crate::kernel::{Activations, TileMut, Write};
 use crate::matrix::Matrix;
 use crate::packing::{Layout, QUAD};
 
@@ -14,19 +13,28 @@ const ROWS: usize = Layout::Dsp.block_rows();
 /// Quads that the assembly takes at a time.
 const BUNDLE: usize = 4;
 
-/// See [`Kernel::whole_rows4`](crate::kernel::drive::Kernel::whole_rows4).
-pub(super) fn whole_rows(m: &Matrix<'_>, x: &Activations<'_>, count: usize, out: &mut Output<'_, '_>) -> usize {
-    let Some((product, rows)) = Product::new(m, x, count, out) else { return 0 };
+/// Computes as many whole blocks of `out` as there are; how many rows that is. None, if the assembly cannot take these
+/// sizes and places.
+pub(super) fn whole_blocks(
+    m: &Matrix<'_>,
+    first_row: usize,
+    x: &Activations<'_>,
+    bias: Option<&[f32]>,
+    write: Write,
+    out: &mut TileMut<'_, f32>,
+) -> usize {
+    let count = out.rows().min(x.values.len().checked_div(x.stride).unwrap_or(0));
+    let Some((product, rows)) = Product::new(m, first_row, x, bias, write, out, count) else { return 0 };
     for t in 0..count {
         // SAFETY: `Product::new` has checked that all matrices and vectors are as long and as aligned as the assembly needs
         // for `rows` rows and `count` tokens; so each token's vector and scales start inside theirs.
         unsafe {
-            let row = out.out.row(t).as_mut_ptr();
+            let row = out.row(t).as_mut_ptr();
             let x_scales = x.scales.as_ptr().add(t * x.groups);
             let vector = x.values.as_ptr().add(t * x.stride);
             let out_end = row.add(rows);
             let product = Product { x: vector, x_scale: x_scales, x_scales, out: row, out_end, ..product };
-            one_token(&product, out.factor);
+            one_token(&product, m.factor());
         }
     }
     rows
@@ -59,7 +67,15 @@ struct Product {
 impl Product {
     /// The whole blocks of `out`, and how many rows that is, if `m`, `x` and `out` are what the assembly can work on; its
     /// fields for a token are still to be filled in.
-    fn new(m: &Matrix<'_>, x: &Activations<'_>, count: usize, out: &mut Output<'_, '_>) -> Option<(Self, usize)> {
+    fn new(
+        m: &Matrix<'_>,
+        first_row: usize,
+        x: &Activations<'_>,
+        bias: Option<&[f32]>,
+        write: Write,
+        out: &TileMut<'_, f32>,
+        count: usize,
+    ) -> Option<(Self, usize)> {
         let packing = m.packing();
         let (quads, groups) = (m.cols().div_ceil(QUAD), packing.groups(m.cols()));
         let group = packing.group_cols(m.cols()).div_ceil(QUAD);
@@ -68,22 +84,21 @@ impl Product {
             _ if groups == 1 => (0, quads),
             _ => return None,
         };
-        let rows = (out.last_row - out.first_row) / ROWS * ROWS;
-        let from_block = |per_block: usize| out.first_row / ROWS * per_block..(out.first_row + rows) / ROWS * per_block;
-        let words = m.weights().get(from_block(quads * WORD))?;
-        let w_scales = m.scales().get(from_block(groups * ROWS))?;
-        let bias = match out.bias {
-            Some(bias) => bias.get(out.first_row..out.first_row + rows)?.as_ptr(),
+        let rows = m.rows().saturating_sub(first_row).min(out.cols()) / ROWS * ROWS;
+        let blocks = |per_block: usize| first_row / ROWS * per_block..(first_row + rows) / ROWS * per_block;
+        let words = m.weights().get(blocks(quads * WORD))?;
+        let w_scales = m.scales().get(blocks(groups * ROWS))?;
+        let bias = match bias {
+            Some(bias) => bias.get(first_row..first_row + rows)?.as_ptr(),
             None => core::ptr::null(),
         };
-        let fits = group <= MAX_GROUP
+        let fits = packing.layout == Layout::Dsp
+            && first_row % ROWS == 0
+            && group <= MAX_GROUP
             && rows > 0
-            && out.out.rows() >= count
-            && out.out.cols() >= rows
             && x.stride >= quads * INPUT
-            && x.values.len() / x.stride.max(1) >= count
             && x.groups >= groups
-            && x.scales.len() / x.groups.max(1) >= count;
+            && x.scales.len() / x.groups >= count;
         // The assembly loads several words at a time.
         let aligned = (words.as_ptr() as usize | w_scales.as_ptr() as usize | x.values.as_ptr() as usize | x.stride) % 4;
         (fits && aligned == 0).then_some((
@@ -99,7 +114,7 @@ impl Product {
                 out: core::ptr::null_mut(),
                 out_end: core::ptr::null_mut(),
                 bias,
-                add: usize::from(out.write == Write::Add),
+                add: usize::from(write == Write::Add),
             },
             rows,
         ))
@@ -109,28 +124,15 @@ impl Product {
 /// Ends a group: s8–s11 += sums / 256 · (w_scale · x_scale).
 macro_rules! group_end {
     () => {
-        "ldrd r2, r3, [sp, #{w_scale}]
-         vmov s12, s13, r8, r9
-         vmov s14, s15, r10, r11
-         vldmia r2!, {{s0, s1}}
-         vldmia r3!, {{s2}}
-         strd r2, r3, [sp, #{w_scale}]
-         vcvt.f32.s32 s12, s12, #8
-         vcvt.f32.s32 s13, s13, #8
-         vcvt.f32.s32 s14, s14, #8
-         vcvt.f32.s32 s15, s15, #8
-         vcvtb.f32.f16 s4, s0
-         vcvtt.f32.f16 s5, s0
-         vcvtb.f32.f16 s6, s1
-         vcvtt.f32.f16 s7, s1
-         vmul.f32 s4, s4, s2
-         vmul.f32 s5, s5, s2
-         vmul.f32 s6, s6, s2
-         vmul.f32 s7, s7, s2
-         vmla.f32 s8, s12, s4
-         vmla.f32 s9, s13, s5
-         vmla.f32 s10, s14, s6
-         vmla.f32 s11, s15, s7\n"
+        concat!(
+            "ldrd r2, r3, [sp, #{w_scale}]\n",
+            dots!(),
+            "vldmia r2!, {{s12, s13}}\n vldmia r3!, {{s14}}\n",
+            "strd r2, r3, [sp, #{w_scale}]\n",
+            "vcvtb.f32.f16 s4, s12\n vcvtt.f32.f16 s5, s12\n vcvtb.f32.f16 s6, s13\n vcvtt.f32.f16 s7, s13\n",
+            each!("vmul.f32", ["s4" "s5" "s6" "s7"], "s14"),
+            each!("vmla.f32", ["s8" "s9" "s10" "s11"], ["s0" "s1" "s2" "s3"], ["s4" "s5" "s6" "s7"])
+        )
     };
 }
 
@@ -145,7 +147,7 @@ unsafe fn one_token(product: &Product, factor: f32) {
     unsafe {
         asm!(
         "push {{r6, r7}}",
-        "vmov s3, lr",
+        "vmov s15, lr",
         // The fields, to where they are one instruction away.
         "ldmia r0, {{r0, r1, r2, r3, r4, r5, r8, r9, r10, r11, r12, lr}}",
         "push {{r0, r1, r2, r3, r4, r5, r8, r9, r10, r11, r12, lr}}",
@@ -185,24 +187,15 @@ unsafe fn one_token(product: &Product, factor: f32) {
         "8:", // The outputs.
         "ldrd r4, r5, [sp, #{out}]",
         "ldrd r6, r7, [sp, #{bias}]",
-        "vmul.f32 s8, s8, s3",
-        "vmul.f32 s9, s9, s3",
-        "vmul.f32 s10, s10, s3",
-        "vmul.f32 s11, s11, s3",
+        each!("vmul.f32", ["s8" "s9" "s10" "s11"], "s15"),
         "cbz r6, 9f",
         "vldmia r6!, {{s4, s5, s6, s7}}",
         "str r6, [sp, #{bias}]",
-        "vadd.f32 s8, s8, s4",
-        "vadd.f32 s9, s9, s5",
-        "vadd.f32 s10, s10, s6",
-        "vadd.f32 s11, s11, s7",
+        each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"]),
         "9:",
         "cbz r7, 10f",
         "vldmia r4, {{s4, s5, s6, s7}}",
-        "vadd.f32 s8, s4, s8",
-        "vadd.f32 s9, s5, s9",
-        "vadd.f32 s10, s6, s10",
-        "vadd.f32 s11, s7, s11",
+        each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"], ["s8" "s9" "s10" "s11"]),
         "10:",
         "vstmia r4!, {{s8, s9, s10, s11}}",
         "str r4, [sp, #{out}]",
