@@ -30,11 +30,14 @@ pub(super) struct Token<'a> {
     /// A scale for each group.
     pub scales: &'a [f32],
     /// The sum of each group's values.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "for kernels with unsigned operands"))]
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64")),
+        allow(dead_code, reason = "for kernels with unsigned operands")
+    )]
     pub sums: &'a [i32],
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 impl Block<'_> {
     /// How many quads of this block of `rows` rows every slice of it and of `x` holds: what a kernel may read unchecked.
     #[inline(always)]
