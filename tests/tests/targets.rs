@@ -17,78 +17,52 @@ use thumbformer_tests::checkpoints::{FILE, checkpoints, convert, group_name, rep
 use thumbformer_tests::sessions::{combine, reference};
 use thumbformer_tests::shapes::{GROUPS, LAYOUTS, blob, ids, shapes};
 
-/// A place to run on.
+/// A processor that QEMU emulates.
 struct Target {
     name: &'static str,
     triple: &'static str,
-    /// The program, by its folder; the package and the program have the same name.
-    program: &'static str,
-    /// The emulator, and what comes before the program's path.
-    emulator: &'static [&'static str],
-    /// The option that hands on arguments, all in one; none if they follow as they are.
-    arguments: Option<&'static str>,
+    /// The machine of a microcontroller, which runs tests/chip; none for a program under Linux, tests/digests.
+    machine: Option<&'static str>,
+    cpu: &'static str,
     /// What must be there, the fastest first.
     backends: &'static [&'static str],
 }
 
-const LINUX: Target = Target {
-    name: "aarch64 (max)",
-    triple: "aarch64-unknown-linux-gnu",
-    program: "tests/digests",
-    emulator: &["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu", "max"],
-    arguments: None,
-    backends: &["neon-dotprod", "neon", "portable"],
-};
-
-/// A machine of QEMU whose program says everything by semihosting.
-const fn chip(
-    name: &'static str,
-    triple: &'static str,
-    emulator: &'static [&'static str],
-    backends: &'static [&'static str],
-) -> Target {
-    Target { name, triple, program: "tests/chip", emulator, arguments: Some("-append"), backends }
-}
-
-macro_rules! machine {
-    ($machine:literal, $cpu:literal) => {
-        &[
-            "qemu-system-arm",
-            "-machine",
-            $machine,
-            "-cpu",
-            $cpu,
-            "-display",
-            "none",
-            "-monitor",
-            "none",
-            "-serial",
-            "none",
-            "-chardev",
-            "stdio,id=out",
-            "-semihosting-config",
-            "enable=on,target=native,chardev=out",
-            "-kernel",
-        ]
-    };
-}
-
 const TARGETS: [Target; 4] = [
-    LINUX,
     Target {
-        name: "aarch64 (Cortex-A53)",
-        emulator: &["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu", "cortex-a53"],
-        backends: &["neon", "portable"],
-        ..LINUX
+        name: "aarch64",
+        triple: "aarch64-unknown-linux-gnu",
+        machine: None,
+        cpu: "max",
+        backends: &["neon-dotprod", "neon", "portable"],
     },
-    chip("Cortex-M7", "thumbv7em-none-eabihf", machine!("mps2-an500", "cortex-m7"), &["portable"]),
-    chip("Cortex-M33", "thumbv8m.main-none-eabihf", machine!("mps2-an505", "cortex-m33"), &["portable"]),
+    Target {
+        name: "Cortex-A53",
+        triple: "aarch64-unknown-linux-gnu",
+        machine: None,
+        cpu: "cortex-a53",
+        backends: &["neon", "portable"],
+    },
+    Target {
+        name: "Cortex-M7",
+        triple: "thumbv7em-none-eabihf",
+        machine: Some("mps2-an500"),
+        cpu: "cortex-m7",
+        backends: &["portable"],
+    },
+    Target {
+        name: "Cortex-M33",
+        triple: "thumbv8m.main-none-eabihf",
+        machine: Some("mps2-an505"),
+        cpu: "cortex-m33",
+        backends: &["portable"],
+    },
 ];
 
 /// Runs a command to its end and returns what it prints.
 fn output(command: &mut Command) -> String {
     let program = command.get_program().to_owned();
-    let output = command.output().unwrap_or_else(|e| panic!("{program:?} does not start: {e}; install it"));
+    let output = command.output().unwrap_or_else(|e| panic!("{program:?} does not start: {e}"));
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?} failed, {}:\n{out}{err}", output.status);
     out.into_owned()
@@ -97,25 +71,34 @@ fn output(command: &mut Command) -> String {
 impl Target {
     /// Builds the program.
     fn build(&self) -> PathBuf {
-        let folder = repository(self.program);
+        let name = if self.machine.is_some() { "chip" } else { "digests" };
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("targets");
         let mut cargo = Command::new(repository(".ci/cargo-for"));
-        // Where the program is: there lies its configuration. Flags for this machine are none for another.
-        cargo.arg(self.triple).args(["build", "--release", "--locked", "--quiet"]).current_dir(&folder);
+        cargo.arg(self.triple).args(["build", "--release", "--locked", "--quiet"]);
+        // There lies its configuration. Flags for this machine are none for another.
+        cargo.current_dir(repository("tests").join(name));
         cargo.env("CARGO_TARGET_DIR", &target).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
         output(&mut cargo);
-        target.join(self.triple).join("release").join(folder.file_name().expect("a folder"))
+        target.join(self.triple).join("release").join(name)
+    }
+
+    /// Runs the program with files as its arguments.
+    fn run(&self, program: &Path, folder: &Path, files: &[String]) -> String {
+        let mut qemu = Command::new(if self.machine.is_some() { "qemu-system-arm" } else { "qemu-aarch64" });
+        qemu.current_dir(folder).args(["-cpu", self.cpu]);
+        if let Some(machine) = self.machine {
+            qemu.args(["-machine", machine, "-display", "none", "-monitor", "none", "-serial", "none"]);
+            qemu.args(["-chardev", "stdio,id=out", "-semihosting-config", "enable=on,target=native,chardev=out"]);
+            qemu.arg("-kernel").arg(program).arg("-append").arg(files.join(" "));
+        } else {
+            qemu.args(["-L", "/usr/aarch64-linux-gnu"]).arg(program).args(files);
+        }
+        output(&mut qemu)
     }
 
     /// The digests of all files in `folder`, `[backend][file]`.
     fn digests(&self, program: &Path, folder: &Path, files: &[String]) -> Vec<Vec<u64>> {
-        let mut command = Command::new(self.emulator[0]);
-        command.args(&self.emulator[1..]).arg(program).current_dir(folder);
-        match self.arguments {
-            Some(option) => command.arg(option).arg(files.join(" ")),
-            None => command.args(files),
-        };
-        let printed = output(&mut command);
+        let printed = self.run(program, folder, files);
         let mut found = HashMap::new();
         for line in printed.lines() {
             let [file, backend, digest] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line:?}") };
