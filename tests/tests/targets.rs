@@ -1,7 +1,8 @@
 //! The same bits everywhere: a table of targets and digests, which must all be equal.
 //!
 //! The program `digests` is built for each target and run on it, under QEMU where it is not this machine, for all golden
-//! checkpoints and all awkward shapes in every packing. It needs cross compilers and QEMU, so it only runs when told to:
+//! checkpoints and all awkward shapes in every packing. It needs cross compilers and QEMU (`.ci/run` installs them), so it
+//! only runs when told to:
 //!
 //!     cargo test -p thumbformer-tests --test targets -- --ignored --nocapture
 
@@ -61,10 +62,9 @@ const TARGETS: [Target; 4] = [
 
 /// Runs a command to its end and returns what it prints.
 fn output(command: &mut Command) -> String {
-    let program = command.get_program().to_owned();
-    let output = command.output().unwrap_or_else(|e| panic!("{program:?} does not start: {e}"));
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?} does not start: {e}"));
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{command:?} failed, {}:\n{out}{err}", output.status);
+    assert!(output.status.success(), "{out}{err}{command:?} failed: {}", output.status);
     out.into_owned()
 }
 
@@ -84,7 +84,9 @@ impl Target {
 
     /// Runs the program with files as its arguments.
     fn run(&self, program: &Path, folder: &Path, files: &[String]) -> String {
-        let mut qemu = Command::new(if self.machine.is_some() { "qemu-system-arm" } else { "qemu-aarch64" });
+        // A chip that hangs must not hang whoever waits for it.
+        let mut qemu = Command::new("timeout");
+        qemu.args(["600", if self.machine.is_some() { "qemu-system-arm" } else { "qemu-aarch64" }]);
         qemu.current_dir(folder).args(["-cpu", self.cpu]);
         if let Some(machine) = self.machine {
             qemu.args(["-machine", machine, "-display", "none", "-monitor", "none", "-serial", "none"]);
