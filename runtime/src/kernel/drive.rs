@@ -53,7 +53,7 @@ impl Block<'_> {
 }
 
 /// A tile's four blocks of eight keys, and how many quads each of them and the query hold.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 #[inline(always)]
 pub(super) fn key_blocks<'a>(keys: &'a [u8], query: &[i8]) -> (usize, [&'a [u8]; TILE / 8]) {
     let quads = (query.len() / QUAD).min(keys.len() / (TILE * QUAD));

@@ -6,13 +6,16 @@
 //! one load serves four quads. Without it, bytes are multiplied to 16 bits (`smull`), the next quad's products are added
 //! there (`smlal`: |w|, |x| ≤ 127 keep two products below 2¹⁵), and neighbours go to 32 bits (`sadalp`).
 //!
-//! The float half is [`math`](crate::math)'s, which the compiler vectorises for NEON as it stands.
+//! Softmax stays in registers. The rest of the float half is [`math`]'s, which the compiler vectorises for NEON as it
+//! stands.
 
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::drive::{Block, Kernel, Token};
+use super::drive::{Block, Kernel, Online, Step, Token, key_blocks};
 use super::operations;
+use crate::cache::{TILE, Tile};
+use crate::math;
 
 /// Every AArch64 processor with floating point has this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,25 +214,203 @@ unsafe fn rows8<P: Products, const T: usize>(block: Block<'_>, x: [Token<'_>; T]
     }
 }
 
-/// [`Kernel::dot8`] with the products of `P`.
+/// [`Kernel::scores`] with the products of `P`.
 ///
 /// # Safety
 /// The processor has the instructions of `P`.
 #[inline(always)]
-unsafe fn dot8<P: Products>(words: &[u8], x: &[i8]) -> [i32; 8] {
-    let quads = (words.len() / WORD).min(x.len() / 4);
-    // SAFETY: the instructions by the caller's promise; both slices hold `quads`, the array two registers.
-    unsafe {
-        let [[low, high]] = P::dots(words.as_ptr(), [x.as_ptr()], quads);
-        let mut out = [0i32; 8];
-        vst1q_s32(out.as_mut_ptr(), low);
-        vst1q_s32(out.as_mut_ptr().add(4), high);
-        out
+unsafe fn scores<P: Products>(keys: &[u8], query: &[i8], dots: &mut [i32; TILE]) {
+    let (quads, words) = key_blocks(keys, query);
+    for (dots, words) in dots.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        // SAFETY: the instructions by the caller's promise; `key_blocks` says that query and blocks hold `quads`, and an
+        // array of eight has room for two registers.
+        unsafe {
+            let [[low, high]] = P::dots(words.as_ptr(), [query.as_ptr()], quads);
+            vst1q_s32(dots.as_mut_ptr(), low);
+            vst1q_s32(dots.as_mut_ptr().add(4), high);
+        }
     }
 }
 
-/// Signed products need no sum, and unsigned ones no other instruction. `operations` compiles everything for these
-/// features already, but not the closures in between, and an assembler looks at the function that it is in.
+/// [`Kernel::mix8`] with the products of `P`.
+///
+/// # Safety
+/// The processor has the instructions of `P`.
+#[inline(always)]
+unsafe fn mix8<P: Products>(values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
+    let Some(words) = values.first_chunk::<{ TILE / 4 * WORD }>() else { return };
+    // SAFETY: the instructions by the caller's promise; both arrays have TILE / 4 quads, `out` has two registers.
+    unsafe {
+        let [dots] = P::dots(words.as_ptr(), [weights.as_ptr()], TILE / 4);
+        for (half, dots) in dots.into_iter().enumerate() {
+            let out = out.as_mut_ptr().add(4 * half);
+            let old = vmulq_n_f32(vld1q_f32(out), step.rescale);
+            vst1q_f32(out, vaddq_f32(old, vmulq_n_f32(vcvtq_f32_s32(dots), step.scale)));
+        }
+    }
+}
+
+/// Registers of a tile's floats.
+const FOURS: usize = TILE / 4;
+
+/// [`math::exp2`] of four numbers.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn exp2(x: float32x4_t) -> float32x4_t {
+    // SAFETY: NEON by the caller's promise; nothing here touches memory.
+    unsafe {
+        let round = vdupq_n_f32(math::ROUND);
+        let x = vmaxnmq_f32(x, vdupq_n_f32(-125.0));
+        let shifted = vaddq_f32(x, round);
+        let r = vsubq_f32(x, vsubq_f32(shifted, round));
+        let mut p = vdupq_n_f32(math::EXP2[0]);
+        for c in math::EXP2.into_iter().skip(1) {
+            // Not fused.
+            p = vaddq_f32(vmulq_f32(p, r), vdupq_n_f32(c));
+        }
+        let exponent = vshlq_n_s32::<23>(vreinterpretq_s32_f32(shifted));
+        vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(p), exponent))
+    }
+}
+
+/// The largest of a tile's numbers that is not NaN and above `floor`, else `floor`.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn largest(x: [float32x4_t; FOURS], floor: f32) -> f32 {
+    // SAFETY: NEON by the caller's promise. `maxnm` prefers a number to a quiet NaN, and arithmetic makes no other.
+    unsafe {
+        let mut most = vdupq_n_f32(floor);
+        for x in x {
+            most = vmaxnmq_f32(most, x);
+        }
+        vmaxnmvq_f32(most)
+    }
+}
+
+/// The lower halves of eight words, as bytes.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn halves(a: uint32x4_t, b: uint32x4_t) -> int8x16_t {
+    // SAFETY: NEON by the caller's promise; nothing here touches memory.
+    unsafe { vreinterpretq_s8_u16(vuzp1q_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b))) }
+}
+
+/// [`math::quantize`] and the sum of the bytes, with the same results: only how they are found differs.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn quantize(x: &[f32], q: &mut [i8]) -> (f32, i32) {
+    let (chunks, tail) = x.as_chunks::<8>();
+    let (q_chunks, q_tail) = q.as_chunks_mut::<8>();
+    // SAFETY: NEON by the caller's promise; loads and stores lie within arrays of eight.
+    unsafe {
+        let mut most = vdupq_n_f32(0.0);
+        for x in chunks {
+            for half in 0..2 {
+                let x = vabsq_f32(vld1q_f32(x.as_ptr().add(4 * half)));
+                // Unlike `maxnm` this passes over signalling NaN too.
+                most = vbslq_f32(vcgtq_f32(x, most), x, most);
+            }
+        }
+        let mut absmax = vmaxvq_f32(most);
+        for x in tail {
+            absmax = if x.abs() > absmax { x.abs() } else { absmax };
+        }
+        let Some((inverse, scale)) = math::steps(absmax) else {
+            q.fill(0);
+            return (0.0, 0);
+        };
+        let mut sums = vdup_n_s32(0);
+        for (q, x) in q_chunks.iter_mut().zip(chunks) {
+            let mut bits = [vdupq_n_u32(0); 2];
+            for (half, bits) in bits.iter_mut().enumerate() {
+                let scaled = vmulq_n_f32(vld1q_f32(x.as_ptr().add(4 * half)), inverse);
+                *bits = vreinterpretq_u32_f32(vaddq_f32(scaled, vdupq_n_f32(math::ROUND)));
+            }
+            let bytes = vmovn_s16(vreinterpretq_s16_s8(halves(bits[0], bits[1])));
+            vst1_s8(q.as_mut_ptr(), bytes);
+            sums = vpadal_s16(sums, vpaddl_s8(bytes));
+        }
+        let mut sum = vaddv_s32(sums);
+        for (q, &x) in q_tail.iter_mut().zip(tail) {
+            *q = math::round(x, inverse);
+            sum += i32::from(*q);
+        }
+        (scale, sum)
+    }
+}
+
+/// [`super::drive::softmax`], all of it in registers.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn softmax<const PARTIAL: bool>(
+    dots: &[i32; TILE],
+    tile: &Tile<'_>,
+    scale: f32,
+    visible: usize,
+    online: &mut Online,
+    weights: &mut [i8; TILE],
+) -> Step {
+    // SAFETY: NEON by the caller's promise; loads and stores lie within arrays of TILE.
+    unsafe {
+        let zero = vdupq_n_f32(0.0);
+        let (mut scores, mut p, mut w) = ([zero; FOURS], [zero; FOURS], [zero; FOURS]);
+        let mut seen = [vdupq_n_u32(0); FOURS];
+        for i in 0..FOURS {
+            let key_scales = vmulq_n_f32(vld1q_f32(tile.key_scales.as_ptr().add(4 * i)), scale);
+            scores[i] = vmulq_f32(vcvtq_f32_s32(vld1q_s32(dots.as_ptr().add(4 * i))), key_scales);
+            if PARTIAL {
+                let lanes = vld1q_s32([0, 1, 2, 3].as_ptr());
+                seen[i] = vcltq_s32(lanes, vdupq_n_s32(visible as i32 - 4 * i as i32));
+                scores[i] = vbslq_f32(seen[i], scores[i], vdupq_n_f32(f32::NEG_INFINITY));
+            }
+        }
+        let new_largest = largest(scores, online.largest);
+        let rescale = math::exp2(online.largest - new_largest);
+        for i in 0..FOURS {
+            p[i] = exp2(vsubq_f32(scores[i], vdupq_n_f32(new_largest)));
+            w[i] = vmulq_f32(p[i], vld1q_f32(tile.value_scales.as_ptr().add(4 * i)));
+            if PARTIAL {
+                (p[i], w[i]) = (vbslq_f32(seen[i], p[i], zero), vbslq_f32(seen[i], w[i], zero));
+            }
+        }
+        // Eight lanes, in ascending order, then combined.
+        let (mut low, mut high) = (p[0], p[1]);
+        for pair in p.as_chunks::<2>().0.iter().skip(1) {
+            (low, high) = (vaddq_f32(low, pair[0]), vaddq_f32(high, pair[1]));
+        }
+        let fours = vaddq_f32(low, high);
+        let twos = vadd_f32(vget_low_f32(fours), vget_high_f32(fours));
+        let sum = vget_lane_f32::<0>(twos) + vget_lane_f32::<1>(twos);
+        *online = Online { largest: new_largest, total: online.total * rescale + sum };
+
+        let Some((inverse, weight_scale)) = math::steps(largest(w, 0.0)) else {
+            weights.fill(0);
+            return Step { rescale, scale: 0.0 };
+        };
+        let mut bits = [vdupq_n_u32(0); FOURS];
+        for (bits, w) in bits.iter_mut().zip(w) {
+            *bits = vreinterpretq_u32_f32(vaddq_f32(vmulq_n_f32(w, inverse), vdupq_n_f32(math::ROUND)));
+        }
+        for (weights, [a, b, c, d]) in weights.as_chunks_mut::<16>().0.iter_mut().zip(bits.as_chunks().0) {
+            let (low, high) = (halves(*a, *b), halves(*c, *d));
+            vst1q_s8(weights.as_mut_ptr(), vuzp1q_s8(low, high));
+        }
+        Step { rescale, scale: weight_scale }
+    }
+}
+
+/// `operations` compiles everything for these features already, but not the closures in between, and an assembler looks at
+/// the function that it is in.
 macro_rules! kernel {
     ($set:ident, $features:literal) => {
         impl Kernel for $set {
@@ -246,15 +427,53 @@ macro_rules! kernel {
             }
 
             #[inline(always)]
-            fn dot8(self, words: &[u8], x: &[i8], _sum: i32) -> [i32; 8] {
+            fn scores(self, keys: &[u8], query: &[i8], _sum: i32, dots: &mut [i32; TILE]) {
                 #[inline]
                 #[target_feature(enable = $features)]
-                fn with_features(words: &[u8], x: &[i8]) -> [i32; 8] {
+                fn with_features(keys: &[u8], query: &[i8], dots: &mut [i32; TILE]) {
                     // SAFETY: this function has the features.
-                    unsafe { dot8::<$set>(words, x) }
+                    unsafe { scores::<$set>(keys, query, dots) }
                 }
                 // SAFETY: the processor has the instructions (`new`).
-                unsafe { with_features(words, x) }
+                unsafe { with_features(keys, query, dots) }
+            }
+
+            #[inline(always)]
+            fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
+                #[inline]
+                #[target_feature(enable = $features)]
+                fn with_features(values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
+                    // SAFETY: this function has the features.
+                    unsafe { mix8::<$set>(values, weights, step, out) }
+                }
+                // SAFETY: the processor has the instructions (`new`).
+                unsafe { with_features(values, weights, step, out) }
+            }
+
+            #[inline(always)]
+            fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
+                // SAFETY: the processor has NEON (`new`).
+                unsafe { quantize(x, q) }
+            }
+
+            #[inline(always)]
+            fn softmax(
+                self,
+                dots: &[i32; TILE],
+                tile: &Tile<'_>,
+                scale: f32,
+                visible: usize,
+                online: &mut Online,
+                weights: &mut [i8; TILE],
+            ) -> Step {
+                // SAFETY: the processor has NEON (`new`).
+                unsafe {
+                    if visible < TILE {
+                        softmax::<true>(dots, tile, scale, visible, online, weights)
+                    } else {
+                        softmax::<false>(dots, tile, scale, visible, online, weights)
+                    }
+                }
             }
         }
     };
