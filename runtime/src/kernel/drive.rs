@@ -30,7 +30,10 @@ pub(super) struct Token<'a> {
     /// A scale for each group.
     pub scales: &'a [f32],
     /// The sum of each group's values.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "for kernels with unsigned operands"))]
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64")),
+        allow(dead_code, reason = "for kernels with unsigned operands")
+    )]
     pub sums: &'a [i32],
 }
 
@@ -71,7 +74,7 @@ impl<'a> Tokens<'a> {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 impl Block<'_> {
     /// How many quads of this block of `rows` rows every slice of it and of `x` holds: what a kernel may read unchecked.
     #[inline(always)]
@@ -87,7 +90,7 @@ impl Block<'_> {
 }
 
 /// A tile's four blocks of eight keys, and how many quads each of them and the query hold.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 #[inline(always)]
 pub(super) fn key_blocks<'a>(keys: &'a [u8], query: &[i8]) -> (usize, [&'a [u8]; TILE / 8]) {
     let quads = (query.len() / QUAD).min(keys.len() / (TILE * QUAD));

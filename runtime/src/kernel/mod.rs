@@ -12,6 +12,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod cpu;
 mod drive;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod neon;
 #[cfg(feature = "std")]
 pub mod pool;
 mod portable;
@@ -92,10 +94,14 @@ enum Set {
     AvxVnni(vnni::AvxVnni),
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(vnni::Avx512Vnni),
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    NeonDotprod(neon::NeonDotprod),
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    Neon(neon::Neon),
 }
 
 /// Compiles the operations for one instruction set: `$kernel` supplies the int8 products, `$feature` the vector width.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 macro_rules! operations {
     ($kernel:ty, $feature:literal) => {
         crate::kernel::operations!(@ $kernel, $feature,
@@ -126,7 +132,7 @@ macro_rules! operations {
         }
     };
 }
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 pub(crate) use operations;
 
 /// Calls the operation of the instruction set at hand.
@@ -140,6 +146,10 @@ macro_rules! dispatch {
             Set::AvxVnni(kernel) => kernel.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Vnni(kernel) => kernel.$name($($arg),*),
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::NeonDotprod(kernel) => kernel.$name($($arg),*),
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::Neon(kernel) => kernel.$name($($arg),*),
         }
     };
 }
@@ -162,7 +172,9 @@ impl Backend {
             vnni::AvxVnni::new().map(Set::AvxVnni),
             avx2::Avx2::new().map(Set::Avx2),
         ];
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        let fast = [neon::NeonDotprod::new().map(Set::NeonDotprod), neon::Neon::new().map(Set::Neon)];
+        #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon"))))]
         let fast: [Option<Set>; 0] = [];
         fast.into_iter().flatten().chain([Set::Portable]).map(Backend)
     }
@@ -172,7 +184,7 @@ impl Backend {
         Self::available().next().unwrap_or(Self::PORTABLE)
     }
 
-    /// The backend's name: `portable`, `avx2`, `avx-vnni`, `avx512-vnni`.
+    /// The backend's name: `portable`, `avx2`, `avx-vnni`, `avx512-vnni`, `neon`, `neon-dotprod`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Set::Portable => "portable",
@@ -182,6 +194,10 @@ impl Backend {
             Set::AvxVnni(_) => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Vnni(_) => "avx512-vnni",
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::NeonDotprod(_) => "neon-dotprod",
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::Neon(_) => "neon",
         }
     }
 
