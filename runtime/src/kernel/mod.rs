@@ -14,6 +14,8 @@ mod cpu;
 mod drive;
 #[cfg(dsp)]
 mod dsp;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod neon;
 #[cfg(feature = "std")]
 pub mod pool;
 mod portable;
@@ -98,13 +100,23 @@ enum Set {
     Avx512Vnni(vnni::Avx512Vnni),
     #[cfg(dsp)]
     Dsp(dsp::Dsp),
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    NeonDotprod(neon::NeonDotprod),
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    Neon(neon::Neon),
 }
 
 /// Compiles the operations for one instruction set: `$kernel` supplies the int8 products, `$feature` the vector width.
-#[cfg(target_arch = "x86_64")]
+/// Without a feature they are compiled for the target as it is.
 macro_rules! operations {
+    ($kernel:ty) => {
+        crate::kernel::operations!(@ $kernel, inline(never));
+    };
     ($kernel:ty, $feature:literal) => {
-        crate::kernel::operations!(@ $kernel, $feature,
+        crate::kernel::operations!(@ $kernel, target_feature(enable = $feature));
+    };
+    (@ $kernel:ty, $attribute:meta) => {
+        crate::kernel::operations!(@ $kernel, $attribute,
             linear(m: &crate::matrix::Matrix<'_>, first_row: usize, x: &crate::kernel::Activations<'_>, bias: Option<&[f32]>,
                 write: crate::kernel::Write, out: crate::kernel::TileMut<'_, f32>) -> (),
             attend(cache: &crate::cache::HeadCache<'_>, query: &crate::kernel::Query<'_>, out: &mut [f32]) -> (),
@@ -115,31 +127,33 @@ macro_rules! operations {
             rotate(head: &mut [f32], cos_sin: &[f32]) -> ()
         );
     };
-    (@ $kernel:ty, $feature:literal, $($name:ident($($arg:ident: $type:ty),*) -> $result:ty),*) => {
+    (@ $kernel:ty, $attribute:meta, $($name:ident($($arg:ident: $type:ty),*) -> $result:ty),*) => {
         impl $kernel {
             $(
                 #[allow(clippy::too_many_arguments)]
                 pub(super) fn $name(self, $($arg: $type),*) -> $result {
-                    #[target_feature(enable = $feature)]
+                    #[$attribute]
                     #[allow(clippy::too_many_arguments)]
-                    fn with_features(kernel: $kernel, $($arg: $type),*) -> $result {
+                    fn compiled(kernel: $kernel, $($arg: $type),*) -> $result {
                         crate::kernel::drive::$name(kernel, $($arg),*)
                     }
                     // SAFETY: `new` makes a value of this type only where the processor has these features.
-                    unsafe { with_features(self, $($arg),*) }
+                    #[allow(unused_unsafe, reason = "there may be no feature")]
+                    unsafe {
+                        compiled(self, $($arg),*)
+                    }
                 }
             )*
         }
     };
 }
-#[cfg(target_arch = "x86_64")]
 pub(crate) use operations;
 
 /// Calls the operation of the instruction set at hand.
 macro_rules! dispatch {
     ($self:ident, $name:ident($($arg:expr),*)) => {
         match $self.0 {
-            Set::Portable => drive::$name(portable::Portable, $($arg),*),
+            Set::Portable => portable::Portable.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(kernel) => kernel.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
@@ -148,6 +162,10 @@ macro_rules! dispatch {
             Set::Avx512Vnni(kernel) => kernel.$name($($arg),*),
             #[cfg(dsp)]
             Set::Dsp(kernel) => kernel.$name($($arg),*),
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::NeonDotprod(kernel) => kernel.$name($($arg),*),
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::Neon(kernel) => kernel.$name($($arg),*),
         }
     };
 }
@@ -172,7 +190,9 @@ impl Backend {
         ];
         #[cfg(dsp)]
         let fast = [Some(Set::Dsp(dsp::Dsp::new()))];
-        #[cfg(not(any(target_arch = "x86_64", dsp)))]
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        let fast = [neon::NeonDotprod::new().map(Set::NeonDotprod), neon::Neon::new().map(Set::Neon)];
+        #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon"), dsp)))]
         let fast: [Option<Set>; 0] = [];
         fast.into_iter().flatten().chain([Set::Portable]).map(Backend)
     }
@@ -182,7 +202,7 @@ impl Backend {
         Self::available().next().unwrap_or(Self::PORTABLE)
     }
 
-    /// The backend's name: `portable`, `avx2`, `avx-vnni`, `avx512-vnni`, `dsp`.
+    /// The backend's name: `portable`, `avx2`, `avx-vnni`, `avx512-vnni`, `neon`, `neon-dotprod`, `dsp`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Set::Portable => "portable",
@@ -192,6 +212,10 @@ impl Backend {
             Set::AvxVnni(_) => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Vnni(_) => "avx512-vnni",
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::NeonDotprod(_) => "neon-dotprod",
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::Neon(_) => "neon",
             #[cfg(dsp)]
             Set::Dsp(_) => "dsp",
         }

@@ -1,5 +1,6 @@
 //! The int8 products in plain Rust, for both layouts: the specification, and the fall-back for every processor.
 
+use super::operations;
 use super::drive::{Block, Kernel, Step, Token};
 use crate::cache::TILE;
 use crate::math::f16_scale;
@@ -8,6 +9,8 @@ use crate::packing::{Layout, QUAD};
 /// Plain Rust; runs anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Portable;
+
+operations!(Portable);
 
 impl Kernel for Portable {
     #[inline(always)]

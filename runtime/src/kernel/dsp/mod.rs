@@ -117,7 +117,8 @@ mod attend;
 mod product;
 mod quantize;
 
-use super::{Activations, Backend, Query, TileMut, Write};
+use super::portable::Portable;
+use super::{Activations, Query, TileMut, Write};
 use crate::arch::{Activation, Norm};
 use crate::cache::HeadCache;
 use crate::matrix::Matrix;
@@ -133,7 +134,7 @@ const INPUT: usize = Layout::Dsp.input_bytes();
 /// Quads of a sum at most, so that it fits 32 bits.
 const MAX_GROUP: usize = 128;
 
-/// The operations of [`Backend`]. The portable one does what assembly does not: other layouts, ragged ends, slices that are
+/// The operations of [`Backend`](super::Backend). The portable one does what assembly does not: other layouts, ragged ends, slices that are
 /// not aligned.
 impl Dsp {
     /// This module is compiled only for targets that have them.
@@ -153,13 +154,13 @@ impl Dsp {
         let done = product::whole_blocks(m, first_row, x, bias, write, &mut out);
         let (_, rest) = out.split_at(done);
         if rest.cols() > 0 {
-            Backend::PORTABLE.linear(m, first_row + done, x, bias, write, rest);
+            Portable.linear(m, first_row + done, x, bias, write, rest);
         }
     }
 
     pub(super) fn attend(self, cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) {
         if !attend::attend(cache, query, out) {
-            Backend::PORTABLE.attend(cache, query, out);
+            Portable.attend(cache, query, out);
         }
     }
 
@@ -182,7 +183,7 @@ impl Dsp {
                 *scale = quantize::expanded(x, q);
             }
         } else {
-            Backend::PORTABLE.quantize(layout, x, group, q, scales, sums);
+            Portable.quantize(layout, x, group, q, scales, sums);
         }
     }
 
@@ -195,14 +196,14 @@ impl Dsp {
         bias: Option<&[f32]>,
         out: &mut [f32],
     ) {
-        Backend::PORTABLE.norm(kind, eps, x, weight, bias, out);
+        Portable.norm(kind, eps, x, weight, bias, out);
     }
 
     pub(super) fn activate(self, kind: Activation, gated: bool, hidden: usize, row: &mut [f32]) {
-        Backend::PORTABLE.activate(kind, gated, hidden, row);
+        Portable.activate(kind, gated, hidden, row);
     }
 
     pub(super) fn rotate(self, head: &mut [f32], cos_sin: &[f32]) {
-        Backend::PORTABLE.rotate(head, cos_sin);
+        Portable.rotate(head, cos_sin);
     }
 }
