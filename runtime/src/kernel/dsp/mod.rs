@@ -175,7 +175,7 @@ impl Dsp {
         group: usize,
         q: &mut [i8],
         scales: &mut [f32],
-        sums: &mut [i32],
+        starts: &mut [i32],
     ) {
         if layout == Layout::Dsp && q.as_ptr().cast::<u32>().is_aligned() {
             let groups = x.chunks(group.max(1)).zip(q.chunks_mut(layout.vector_bytes(group.max(1))));
@@ -183,19 +183,11 @@ impl Dsp {
                 *scale = quantize::expanded(x, q);
             }
         } else {
-            Portable.quantize(layout, x, group, q, scales, sums);
+            Portable.quantize(layout, x, group, q, scales, starts);
         }
     }
 
-    pub(super) fn norm(
-        self,
-        kind: Norm,
-        eps: f32,
-        x: &[f32],
-        weight: &[f32],
-        bias: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
+    pub(super) fn norm(self, kind: Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
         Portable.norm(kind, eps, x, weight, bias, out);
     }
 

@@ -14,7 +14,9 @@ pub(super) fn expanded(x: &[f32], q: &mut [i8]) -> f32 {
         return 0.0;
     };
     let (x_quads, x_tail) = x.as_chunks::<QUAD>();
-    let Some((q_quads, q_tail)) = q.as_chunks_mut::<INPUT>().0.split_at_mut_checked(x_quads.len()) else { return scale };
+    let Some((q_quads, q_tail)) = q.as_chunks_mut::<INPUT>().0.split_at_mut_checked(x_quads.len()) else {
+        return scale;
+    };
     if !x_quads.is_empty() && q_quads.as_ptr().cast::<u32>().is_aligned() {
         // SAFETY: both have that many quads, and `q` is aligned.
         unsafe { expand(x_quads.as_ptr(), x_quads.len(), inverse, q_quads.as_mut_ptr()) };
