@@ -53,29 +53,36 @@ pub fn max(x: &[f32], floor: f32, f: impl Fn(f32) -> f32) -> f32 {
     larger(larger(half[0], half[2]), larger(half[1], half[3]))
 }
 
-/// eˣ within two units in the last place for −87 ≤ x ≤ 88, and the value at the nearer bound outside; NaN counts as −87.
+/// 2ˣ within three units in the last place for −125 ≤ x ≤ 127; 2⁻¹²⁵ below and for NaN. Larger x give nonsense.
 ///
-/// x = n·ln 2 + r with |r| ≤ ln 2 / 2; eʳ is a polynomial of degree 6 (coefficients of the Cephes library's expf), 2ⁿ is
-/// made from bits.
+/// x = n + r with an integer n and |r| ≤ ½, both exact. 2ʳ is a polynomial of degree 5 (minimax in relative error, 1 at 0,
+/// fitted for this crate); 2ⁿ is an addition to the exponent.
+#[inline(always)]
+pub fn exp2(x: f32) -> f32 {
+    let x = if x > -125.0 { x } else { -125.0 };
+    let shifted = x + ROUND;
+    let r = x - (shifted - ROUND);
+    let mut p = EXP2[0];
+    for c in EXP2.into_iter().skip(1) {
+        p = p * r + c;
+    }
+    // The low bits of `shifted` hold n; those above the exponent's place are zero in `ROUND` and fall off.
+    f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// Coefficients of [`exp2`], the highest power first.
+#[allow(clippy::approx_constant, reason = "the best coefficient is close to ln 2, and is not ln 2")]
+pub(crate) const EXP2: [f32; 6] = [1.326_472_7e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1, 1.0];
+
+/// eˣ as 2 to the power x·log₂e: within 2⁻²²·(1 + |x|/2), relative, for −86 ≤ x ≤ 88, and the value at the nearer bound
+/// outside; NaN counts as the lower.
+///
+/// The rounding of the product costs the digits; where it matters, in softmax, log₂e is part of a factor that the score
+/// has anyway, and [`exp2`] is used.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let x = if x > -87.0 { x } else { -87.0 };
-    let x = if x < 88.0 { x } else { 88.0 };
-    let shifted = x * core::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let mut p = 1.987_569_1e-4;
-    p = p * r + 1.398_199_9e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_5e-1;
-    p = p * r + 0.5;
-    let e = (p * (r * r) + r) + 1.0;
-    // The low bits of `shifted` hold n as an integer.
-    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-    e * f32::from_bits((n.wrapping_add(127) as u32) << 23)
+    let x = x * core::f32::consts::LOG2_E;
+    exp2(if x > 127.0 { 127.0 } else { x })
 }
 
 /// x·sigmoid(x).
@@ -161,8 +168,7 @@ pub(crate) fn round(x: f32, inverse: f32) -> i8 {
 
 /// 127 over the largest magnitude of a group, and the group's scale; `None` for a group that counts as zero.
 #[inline(always)]
-pub(crate) fn steps(x: &[f32]) -> Option<(f32, f32)> {
-    let absmax = max(x, 0.0, f32::abs);
+pub(crate) fn steps(absmax: f32) -> Option<(f32, f32)> {
     let inverse = 127.0 / absmax;
     inverse.is_finite().then_some((inverse, absmax / 127.0))
 }
@@ -172,7 +178,7 @@ pub(crate) fn steps(x: &[f32]) -> Option<(f32, f32)> {
 /// A group so small that 127/absmax overflows (below 4·10⁻³⁷) counts as zero: `s = 0` and all `q = 0`.
 #[inline(always)]
 pub fn quantize(x: &[f32], q: &mut [i8]) -> f32 {
-    let Some((inverse, scale)) = steps(x) else {
+    let Some((inverse, scale)) = steps(max(x, 0.0, f32::abs)) else {
         q.fill(0);
         return 0.0;
     };
@@ -207,26 +213,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exp_is_within_two_units_in_the_last_place() {
+    fn exp2_is_within_three_units_in_the_last_place() {
         let mut worst = 0.0f64;
-        let mut x = -87.0f32;
-        while x < 88.0 {
-            let exact = libm::exp(f64::from(x));
+        let mut x = -125.0f32;
+        while x <= 127.0 {
+            let exact = libm::exp2(f64::from(x));
             let ulp = f64::from(f32::from_bits((exact as f32).to_bits() + 1)) - f64::from(exact as f32);
-            worst = worst.max((f64::from(exp(x)) - exact).abs() / ulp);
+            worst = worst.max((f64::from(exp2(x)) - exact).abs() / ulp);
             x += 0.000_731;
         }
-        assert!(worst < 2.0, "{worst} ulp");
+        assert!(worst < 3.0, "{worst} ulp");
+        for n in -125..=127 {
+            assert_eq!(exp2(n as f32), f32::from_bits(((n + 127) as u32) << 23));
+        }
+    }
+
+    #[test]
+    fn exp_is_as_close_as_documented() {
+        let mut x = -86.0f32;
+        while x <= 88.0 {
+            let exact = libm::exp(f64::from(x));
+            let error = (f64::from(exp(x)) - exact).abs() / exact;
+            assert!(error <= (1.0 + f64::from(x).abs() / 2.0) / f64::from(1 << 22), "exp({x}) is off by {error:e}");
+            x += 0.000_731;
+        }
     }
 
     #[test]
     fn exp_outside_its_range_is_the_bound() {
+        let (low, high) = (exp2(-125.0), exp2(127.0));
         assert_eq!(exp(0.0), 1.0);
-        assert_eq!(exp(-1e30), exp(-87.0));
-        assert_eq!(exp(f32::NEG_INFINITY), exp(-87.0));
-        assert_eq!(exp(1e30), exp(88.0));
-        assert_eq!(exp(f32::NAN), exp(-87.0));
-        assert!(exp(88.0).is_finite());
+        assert_eq!(exp(-1e30), low);
+        assert_eq!(exp(f32::NEG_INFINITY), low);
+        assert_eq!(exp(1e30), high);
+        assert_eq!(exp(f32::INFINITY), high);
+        assert_eq!(exp(f32::NAN), low);
+        assert_eq!(exp2(f32::NEG_INFINITY), low);
+        assert_eq!(exp2(f32::NAN), low);
     }
 
     #[test]

@@ -6,8 +6,9 @@
 
 use core::arch::x86_64::*;
 
-use super::drive::{Block, Kernel, Token};
+use super::drive::{Block, Kernel, Online, Step, Token};
 use super::{cpu, operations};
+use crate::cache::{TILE, Tile};
 use crate::math;
 
 /// The processor has AVX2 and F16C.
@@ -22,58 +23,240 @@ impl Avx2 {
 
 operations!(Avx2, "avx2,f16c");
 
-/// [`math::quantize`], with the same bits: only how bytes are packed differs.
+/// [`math::round`] of 32 numbers, as bytes.
 ///
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-pub(super) unsafe fn quantize(x: &[f32], q: &mut [i8]) -> f32 {
-    let Some((inverse, scale)) = math::steps(x) else {
-        q.fill(0);
-        return 0.0;
-    };
-    let (x_chunks, x_tail) = x.as_chunks::<32>();
-    let (q_chunks, q_tail) = q.as_chunks_mut::<32>();
-    for (q, x) in q_chunks.iter_mut().zip(x_chunks) {
-        // SAFETY: AVX2 by the caller's promise; loads and the store lie within the arrays of 32.
-        unsafe {
-            let byte = |i: usize| {
-                let scaled = _mm256_mul_ps(_mm256_loadu_ps(x.as_ptr().add(i)), _mm256_set1_ps(inverse));
-                let rounded = _mm256_castps_si256(_mm256_add_ps(scaled, _mm256_set1_ps(math::ROUND)));
-                _mm256_and_si256(rounded, _mm256_set1_epi32(0xFF))
-            };
-            // Packing works within halves of the register; the permutation puts quads back in order.
-            let (low, high) = (_mm256_packus_epi32(byte(0), byte(8)), _mm256_packus_epi32(byte(16), byte(24)));
-            let quads = _mm256_packus_epi16(low, high);
-            let ordered = _mm256_permutevar8x32_epi32(quads, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-            _mm256_storeu_si256(q.as_mut_ptr().cast(), ordered);
+unsafe fn round(x: [__m256; 4], inverse: f32) -> __m256i {
+    // SAFETY: AVX2 by the caller's promise; nothing here touches memory.
+    unsafe {
+        let mut bytes = [_mm256_setzero_si256(); 4];
+        for (bytes, x) in bytes.iter_mut().zip(x) {
+            let scaled = _mm256_mul_ps(x, _mm256_set1_ps(inverse));
+            let rounded = _mm256_castps_si256(_mm256_add_ps(scaled, _mm256_set1_ps(math::ROUND)));
+            *bytes = _mm256_and_si256(rounded, _mm256_set1_epi32(0xFF));
         }
+        let [a, b, c, d] = bytes;
+        // Packing works within halves of the register; the permutation puts quads back in order.
+        let quads = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
+        _mm256_permutevar8x32_epi32(quads, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
     }
-    for (q, &x) in q_tail.iter_mut().zip(x_tail) {
-        *q = math::round(x, inverse);
-    }
-    scale
 }
 
-/// The sum of int8 values.
+/// Loads 32 numbers.
 ///
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-pub(super) unsafe fn sum(q: &[i8]) -> i32 {
-    let (chunks, tail) = q.as_chunks::<32>();
-    // SAFETY: AVX2 by the caller's promise; each load is an array of 32, the store one of eight.
-    let lanes = unsafe {
+unsafe fn load(x: &[f32; 32]) -> [__m256; 4] {
+    let x = x.as_ptr();
+    // SAFETY: AVX2 by the caller's promise; the array has 32 elements.
+    unsafe { [_mm256_loadu_ps(x), _mm256_loadu_ps(x.add(8)), _mm256_loadu_ps(x.add(16)), _mm256_loadu_ps(x.add(24))] }
+}
+
+/// [`math::quantize`] and the sum of the bytes, with the same results: only how they are found differs.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn quantize(x: &[f32], q: &mut [i8]) -> (f32, i32) {
+    let (chunks, tail) = x.as_chunks::<32>();
+    let (q_chunks, q_tail) = q.as_chunks_mut::<32>();
+    // SAFETY: AVX2 by the caller's promise; loads and stores lie within arrays of 32.
+    unsafe {
+        let mut absmax = math::max(tail, 0.0, f32::abs);
+        for x in chunks {
+            let mut x = load(x);
+            for x in &mut x {
+                *x = _mm256_andnot_ps(_mm256_set1_ps(-0.0), *x);
+            }
+            absmax = largest(x, absmax);
+        }
+        let Some((inverse, scale)) = math::steps(absmax) else {
+            q.fill(0);
+            return (0.0, 0);
+        };
         let mut sums = _mm256_setzero_si256();
-        for chunk in chunks {
-            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_loadu_si256(chunk.as_ptr().cast()));
+        for (q, x) in q_chunks.iter_mut().zip(chunks) {
+            let bytes = round(load(x), inverse);
+            _mm256_storeu_si256(q.as_mut_ptr().cast(), bytes);
+            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
             sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
         }
-        let mut lanes = [0i32; 8];
-        _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sums);
-        lanes
-    };
-    lanes.iter().sum::<i32>() + tail.iter().map(|&q| i32::from(q)).sum::<i32>()
+        let mut sum = sum_lanes(sums);
+        for (q, &x) in q_tail.iter_mut().zip(tail) {
+            *q = math::round(x, inverse);
+            sum += i32::from(*q);
+        }
+        (scale, sum)
+    }
+}
+
+/// The sum of eight lanes.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn sum_lanes(x: __m256i) -> i32 {
+    // SAFETY: AVX2 by the caller's promise; nothing here touches memory.
+    unsafe {
+        let x = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+        let x = _mm_add_epi32(x, _mm_unpackhi_epi64(x, x));
+        _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32::<1>(x)))
+    }
+}
+
+/// [`math::exp2`] of eight numbers.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn exp2(x: __m256) -> __m256 {
+    // SAFETY: AVX2 by the caller's promise; nothing here touches memory.
+    unsafe {
+        let round = _mm256_set1_ps(math::ROUND);
+        let x = _mm256_max_ps(x, _mm256_set1_ps(-125.0));
+        let shifted = _mm256_add_ps(x, round);
+        let r = _mm256_sub_ps(x, _mm256_sub_ps(shifted, round));
+        let mut p = _mm256_set1_ps(math::EXP2[0]);
+        for c in math::EXP2.into_iter().skip(1) {
+            p = _mm256_add_ps(_mm256_mul_ps(p, r), _mm256_set1_ps(c));
+        }
+        let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+        _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent))
+    }
+}
+
+/// The largest lane of a register without NaN.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn largest_lane(x: __m256) -> f32 {
+    // SAFETY: AVX2 by the caller's promise; nothing here touches memory.
+    unsafe {
+        let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+    }
+}
+
+/// The largest lane of four registers that is not NaN and above `floor`, else `floor`.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn largest(x: [__m256; 4], floor: f32) -> f32 {
+    // SAFETY: AVX2 by the caller's promise. `max` gives its second operand where one is NaN: never the NaN.
+    unsafe {
+        let floor = _mm256_set1_ps(floor);
+        let (a, b) = (_mm256_max_ps(x[0], floor), _mm256_max_ps(x[1], floor));
+        largest_lane(_mm256_max_ps(_mm256_max_ps(x[2], a), _mm256_max_ps(x[3], b)))
+    }
+}
+
+/// [`math::combine`].
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn combine(lanes: __m256) -> f32 {
+    // SAFETY: AVX2 by the caller's promise; nothing here touches memory.
+    unsafe {
+        let fours = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
+        let twos = _mm_add_ps(fours, _mm_movehl_ps(fours, fours));
+        _mm_cvtss_f32(_mm_add_ss(twos, _mm_movehdup_ps(twos)))
+    }
+}
+
+/// [`Step::apply`].
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn apply(step: Step, dots: __m256i, out: &mut [f32; 8]) {
+    // SAFETY: AVX2 by the caller's promise; load and store are of arrays of eight.
+    unsafe {
+        let old = _mm256_mul_ps(_mm256_loadu_ps(out.as_ptr()), _mm256_set1_ps(step.rescale));
+        let new = _mm256_mul_ps(_mm256_cvtepi32_ps(dots), _mm256_set1_ps(step.scale));
+        _mm256_storeu_ps(out.as_mut_ptr(), _mm256_add_ps(old, new));
+    }
+}
+
+/// [`super::drive::softmax`], all of it in registers.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn softmax(
+    dots: &[i32; TILE],
+    tile: &Tile<'_>,
+    scale: f32,
+    visible: usize,
+    online: &mut Online,
+    weights: &mut [i8; TILE],
+) -> Step {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if visible < TILE {
+            softmax_seen::<true>(dots, tile, scale, visible, online, weights)
+        } else {
+            softmax_seen::<false>(dots, tile, scale, visible, online, weights)
+        }
+    }
+}
+
+/// [`softmax`], with or without hidden positions.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn softmax_seen<const PARTIAL: bool>(
+    dots: &[i32; TILE],
+    tile: &Tile<'_>,
+    scale: f32,
+    visible: usize,
+    online: &mut Online,
+    weights: &mut [i8; TILE],
+) -> Step {
+    const EIGHTS: usize = TILE / 8;
+    // SAFETY: AVX2 by the caller's promise; loads and the store lie within arrays of TILE.
+    unsafe {
+        // Loops, not closures: those would be compiled without the vector instructions.
+        let (mut scores, mut p, mut w) =
+            ([_mm256_setzero_ps(); EIGHTS], [_mm256_setzero_ps(); EIGHTS], [_mm256_setzero_ps(); EIGHTS]);
+        let mut seen = [_mm256_setzero_ps(); EIGHTS];
+        for i in 0..EIGHTS {
+            let key_scales = _mm256_loadu_ps(tile.key_scales.as_ptr().add(8 * i));
+            let dots = _mm256_cvtepi32_ps(_mm256_loadu_si256(dots.as_ptr().add(8 * i).cast()));
+            scores[i] = _mm256_mul_ps(dots, _mm256_mul_ps(key_scales, _mm256_set1_ps(scale)));
+            if PARTIAL {
+                let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+                seen[i] =
+                    _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(visible as i32 - 8 * i as i32), lanes));
+                scores[i] = _mm256_blendv_ps(_mm256_set1_ps(f32::NEG_INFINITY), scores[i], seen[i]);
+            }
+        }
+        let new_largest = largest(scores, online.largest);
+        let rescale = math::exp2(online.largest - new_largest);
+        for i in 0..EIGHTS {
+            p[i] = exp2(_mm256_sub_ps(scores[i], _mm256_set1_ps(new_largest)));
+            w[i] = _mm256_mul_ps(p[i], _mm256_loadu_ps(tile.value_scales.as_ptr().add(8 * i)));
+            if PARTIAL {
+                (p[i], w[i]) = (_mm256_and_ps(p[i], seen[i]), _mm256_and_ps(w[i], seen[i]));
+            }
+        }
+        let sum = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(p[0], p[1]), p[2]), p[3]);
+        *online = Online { largest: new_largest, total: online.total * rescale + combine(sum) };
+
+        let Some((inverse, weight_scale)) = math::steps(largest(w, 0.0)) else {
+            weights.fill(0);
+            return Step { rescale, scale: 0.0 };
+        };
+        _mm256_storeu_si256(weights.as_mut_ptr().cast(), round(w, inverse));
+        Step { rescale, scale: weight_scale }
+    }
 }
 
 /// Bytes of a quad of eight rows.
@@ -131,42 +314,59 @@ impl Kernel for Avx2 {
     }
 
     #[inline(always)]
-    fn dot8_unsigned(self, words: &[u8], x: &[i8]) -> [i32; 8] {
-        // SAFETY: the processor has AVX2 (`new`); both pointers come from slices of exactly the size that is read.
+    fn scores(self, keys: &[u8], query: &[i8], _sum: i32, dots: &mut [i32; TILE]) {
+        let (quads, words) = super::drive::key_blocks(keys, query);
+        // SAFETY: the processor has AVX2 (`new`); `key_blocks` says that query and blocks hold as many quads.
+        unsafe {
+            let mut sums = [_mm256_setzero_si256(); TILE / 8];
+            for quad in 0..quads {
+                let x = _mm256_set1_epi32(query.as_ptr().add(quad * 4).cast::<i32>().read_unaligned());
+                let x_abs = _mm256_abs_epi8(x);
+                for (sum, words) in sums.iter_mut().zip(words) {
+                    let w = _mm256_loadu_si256(words.as_ptr().add(quad * WORD).cast());
+                    let pairs = _mm256_maddubs_epi16(x_abs, _mm256_sign_epi8(w, x));
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+                }
+            }
+            for (dots, sum) in dots.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
+                _mm256_storeu_si256(dots.as_mut_ptr().cast(), sum);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
+        let Some(words) = values.first_chunk::<{ TILE / 4 * WORD }>() else { return };
+        // SAFETY: the processor has AVX2 (`new`); both arrays have TILE / 4 quads.
         unsafe {
             let mut sums = _mm256_setzero_si256();
-            for (word, x) in words.as_chunks::<WORD>().0.iter().zip(x.as_chunks::<4>().0) {
-                let w = _mm256_loadu_si256(word.as_ptr().cast());
-                let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)));
+            for quad in 0..TILE / 4 {
+                let w = _mm256_loadu_si256(words.as_ptr().add(quad * WORD).cast());
+                let x = _mm256_set1_epi32(weights.as_ptr().add(quad * 4).cast::<i32>().read_unaligned());
                 let pairs = _mm256_maddubs_epi16(x, w);
                 sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
             }
-            let mut out = [0i32; 8];
-            _mm256_storeu_si256(out.as_mut_ptr().cast(), sums);
-            out
+            apply(step, sums, out);
         }
+    }
+
+    #[inline(always)]
+    fn softmax(
+        self,
+        dots: &[i32; TILE],
+        tile: &Tile<'_>,
+        scale: f32,
+        visible: usize,
+        online: &mut Online,
+        weights: &mut [i8; TILE],
+    ) -> Step {
+        // SAFETY: the processor has AVX2 (`new`).
+        unsafe { softmax(dots, tile, scale, visible, online, weights) }
     }
 
     #[inline(always)]
     fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
         // SAFETY: the processor has AVX2 (`new`).
-        unsafe { (quantize(x, q), sum(q)) }
-    }
-
-    #[inline(always)]
-    fn dot8(self, words: &[u8], x: &[i8], _sum: i32) -> [i32; 8] {
-        // SAFETY: the processor has AVX2 (`new`); both pointers come from slices of exactly the size that is read.
-        unsafe {
-            let mut sums = _mm256_setzero_si256();
-            for (word, x) in words.as_chunks::<WORD>().0.iter().zip(x.as_chunks::<4>().0) {
-                let w = _mm256_loadu_si256(word.as_ptr().cast());
-                let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)));
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-                sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-            }
-            let mut out = [0i32; 8];
-            _mm256_storeu_si256(out.as_mut_ptr().cast(), sums);
-            out
-        }
+        unsafe { quantize(x, q) }
     }
 }

@@ -3,10 +3,10 @@
 //! Every function here is `inline(always)` and generic over the [`Kernel`], so that each instruction set gets its own
 //! copy, compiled with its vector width. The order of float operations is fixed here and in [`crate::math`].
 
-use super::portable::{dot, sums};
+use super::portable::{dot, scores, sums};
 use super::{Activations, Query, TileMut, Write};
 use crate::arch::{Activation, Norm};
-use crate::cache::{HeadCache, TILE};
+use crate::cache::{HeadCache, TILE, Tile};
 use crate::math;
 use crate::matrix::Matrix;
 use crate::packing::{Layout, QUAD, round_up};
@@ -49,6 +49,15 @@ impl Block<'_> {
     }
 }
 
+/// A tile's four blocks of eight keys, and how many quads each of them and the query hold.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn key_blocks<'a>(keys: &'a [u8], query: &[i8]) -> (usize, [&'a [u8]; TILE / 8]) {
+    let quads = (query.len() / QUAD).min(keys.len() / (TILE * QUAD));
+    let bytes = quads * 8 * QUAD;
+    (quads, core::array::from_fn(|i| keys.get(i * bytes..(i + 1) * bytes).unwrap_or(&[])))
+}
+
 /// The int8 products of one instruction set.
 pub(super) trait Kernel: Copy {
     /// Eight tokens at a time fit the registers; four otherwise.
@@ -63,13 +72,25 @@ pub(super) trait Kernel: Copy {
         blocks.map(|block| self.rows8(block, x))
     }
 
-    /// Dot products of 8 interleaved rows with `x`, whose sum is `sum`.
-    fn dot8(self, words: &[u8], x: &[i8], sum: i32) -> [i32; 8];
+    /// Dot products of a tile's keys with a query, whose sum is `sum`.
+    fn scores(self, keys: &[u8], query: &[i8], sum: i32, dots: &mut [i32; TILE]);
 
-    /// The same where no element of `x` is negative, as with probabilities: unsigned operands need no tricks.
+    /// `out·rescale + dot·scale`, where dot are the products of 8 rows of a tile's values with weights, of which none is
+    /// negative.
+    fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]);
+
+    /// [`softmax`].
     #[inline(always)]
-    fn dot8_unsigned(self, words: &[u8], x: &[i8]) -> [i32; 8] {
-        self.dot8(words, x, x.iter().map(|&x| i32::from(x)).sum())
+    fn softmax(
+        self,
+        dots: &[i32; TILE],
+        tile: &Tile<'_>,
+        scale: f32,
+        visible: usize,
+        online: &mut Online,
+        weights: &mut [i8; TILE],
+    ) -> Step {
+        softmax(dots, tile, scale, visible, online, weights)
     }
 
     /// [`math::quantize`] for one group: its scale, and the sum of its values.
@@ -204,78 +225,163 @@ fn pair_of_blocks<K: Kernel, const T: usize>(
     }
 }
 
-/// Streaming attention; the method is described in [`crate::layer::attention`].
+/// Streaming attention of one query; the method is described in [`crate::layer::attention`].
 #[inline(always)]
 pub(super) fn attend<K: Kernel>(kernel: K, cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) {
+    attend_layout(kernel, cache, [query], [out]);
+}
+
+/// The same for two queries that end in the same tile. Each tile's arithmetic is one long chain; two of them overlap.
+#[inline(always)]
+pub(super) fn attend_pair<K: Kernel>(kernel: K, cache: &HeadCache<'_>, queries: [&Query<'_>; 2], out: [&mut [f32]; 2]) {
+    attend_layout(kernel, cache, queries, out);
+}
+
+#[inline(always)]
+fn attend_layout<K: Kernel, const N: usize>(
+    kernel: K,
+    cache: &HeadCache<'_>,
+    queries: [&Query<'_>; N],
+    out: [&mut [f32]; N],
+) {
     match cache.shape.layout {
-        Layout::Rows8 => {
-            let score = |words: &[u8]| kernel.dot8(words, query.values, query.sum);
-            attend_blocks(kernel, cache, query, out, score, |words, x| kernel.dot8_unsigned(words, x));
+        Layout::Rows8 => attend_blocks(InRows8(kernel), kernel, cache, queries, out),
+        Layout::Dsp => attend_blocks(InDsp, kernel, cache, queries, out),
+    }
+}
+
+/// Attention's int8 products over a layout with blocks of `R` rows. A trait, because closures would be compiled without
+/// the instruction set.
+trait Dots<const R: usize>: Copy {
+    /// Keys times the query.
+    fn scores(self, keys: &[u8], query: &Query<'_>, dots: &mut [i32; TILE]);
+
+    /// Adds a block of values times weights to the output.
+    fn mix(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; R]);
+}
+
+#[derive(Clone, Copy)]
+struct InRows8<K>(K);
+
+impl<K: Kernel> Dots<8> for InRows8<K> {
+    #[inline(always)]
+    fn scores(self, keys: &[u8], query: &Query<'_>, dots: &mut [i32; TILE]) {
+        self.0.scores(keys, query.values, query.sum, dots);
+    }
+
+    #[inline(always)]
+    fn mix(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
+        self.0.mix8(values, weights, step, out);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct InDsp;
+
+impl Dots<4> for InDsp {
+    #[inline(always)]
+    fn scores(self, keys: &[u8], query: &Query<'_>, dots: &mut [i32; TILE]) {
+        scores::<4>(Layout::Dsp, keys, query.values, dots);
+    }
+
+    #[inline(always)]
+    fn mix(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 4]) {
+        step.apply(dot(Layout::Dsp, values, weights), out);
+    }
+}
+
+#[inline(always)]
+fn attend_blocks<D: Dots<R>, K: Kernel, const R: usize, const N: usize>(
+    dots: D,
+    kernel: K,
+    cache: &HeadCache<'_>,
+    queries: [&Query<'_>; N],
+    mut out: [&mut [f32]; N],
+) {
+    let mut online = [Online { largest: f32::NEG_INFINITY, total: 0.0 }; N];
+    for out in &mut out {
+        out.fill(0.0);
+    }
+    let visible = queries.iter().map(|query| query.visible).max().unwrap_or(0);
+    for (tile, part) in cache.tiles(visible).enumerate() {
+        let (mut products, mut weights) = ([[0i32; TILE]; N], [[0i8; TILE]; N]);
+        let mut steps = [Step::default(); N];
+        for i in 0..N {
+            dots.scores(part.keys, queries[i], &mut products[i]);
         }
-        Layout::Dsp => {
-            let dot = |words: &[u8], x: &[i8]| dot::<4>(Layout::Dsp, words, x);
-            attend_blocks(kernel, cache, query, out, |words| dot(words, query.values), dot);
+        for i in 0..N {
+            let visible = queries[i].visible - tile * TILE;
+            let (online, weights) = (&mut online[i], &mut weights[i]);
+            steps[i] = kernel.softmax(&products[i], &part, queries[i].scale, visible, online, weights);
+        }
+        for (block, words) in part.values.chunks_exact(R * TILE).enumerate() {
+            for i in 0..N {
+                let Some(out) = out[i].get_mut(block * R..) else { continue };
+                if let Some(out) = out.first_chunk_mut() {
+                    dots.mix(words, &weights[i], steps[i], out);
+                } else {
+                    let mut padded = [0.0; R];
+                    padded.iter_mut().zip(&*out).for_each(|(padded, &out)| *padded = out);
+                    dots.mix(words, &weights[i], steps[i], &mut padded);
+                    out.iter_mut().zip(padded).for_each(|(out, padded)| *out = padded);
+                }
+            }
+        }
+    }
+    for (out, online) in out.into_iter().zip(online) {
+        let inverse = 1.0 / online.total;
+        out.iter_mut().for_each(|out| *out *= inverse);
+    }
+}
+
+/// What online softmax remembers of the tiles so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Online {
+    /// The largest score.
+    pub largest: f32,
+    /// Sum of 2 to the power score − largest.
+    pub total: f32,
+}
+
+/// What a tile does to the output: `out·rescale + (Σ weight·value)·scale`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Step {
+    pub rescale: f32,
+    pub scale: f32,
+}
+
+impl Step {
+    #[inline(always)]
+    pub(super) fn apply<const R: usize>(self, dots: [i32; R], out: &mut [f32; R]) {
+        for (out, dot) in out.iter_mut().zip(dots) {
+            *out = *out * self.rescale + dot as f32 * self.scale;
         }
     }
 }
 
-/// [`attend`] for blocks of `R` rows: `score` multiplies a block of keys by the query, `mix` a block of values by weights,
-/// of which none is negative.
+/// One tile of softmax: scores of the first `visible` positions from the dot products, then int8 weights.
+///
+/// A weight is the position's probability times its value's scale; hidden positions weigh nothing.
 #[inline(always)]
-fn attend_blocks<K: Kernel, const R: usize>(
-    kernel: K,
-    cache: &HeadCache<'_>,
-    query: &Query<'_>,
-    out: &mut [f32],
-    score: impl Fn(&[u8]) -> [i32; R],
-    mix: impl Fn(&[u8], &[i8]) -> [i32; R],
-) {
-    let key_block = R * query.values.len();
-    if key_block == 0 {
-        return;
-    }
-    let mut largest = f32::NEG_INFINITY;
-    let mut total = 0.0f32;
-    out.fill(0.0);
-    let (out_blocks, out_tail) = out.as_chunks_mut::<R>();
-    for (tile, part) in cache.tiles(query.visible).enumerate() {
-        let visible = query.visible - tile * TILE;
-        let mut dots = [0i32; TILE];
-        for (dots, words) in dots.as_chunks_mut::<R>().0.iter_mut().zip(part.keys.chunks_exact(key_block)) {
-            *dots = score(words);
-        }
-        let mut scores: [f32; TILE] = core::array::from_fn(|j| dots[j] as f32 * (part.key_scales[j] * query.scale));
-        if visible < TILE {
-            scores.iter_mut().skip(visible).for_each(|score| *score = f32::NEG_INFINITY);
-        }
-        let new_largest = math::max(&scores, largest, |x| x);
-        let rescale = math::exp(largest - new_largest);
-        largest = new_largest;
-        // The weight of a position is its probability times its value's scale; both are zero where it is hidden.
-        scores = scores.map(|score| math::exp(score - new_largest));
-        let mut weights: [f32; TILE] = core::array::from_fn(|j| scores[j] * part.value_scales[j]);
-        if visible < TILE {
-            scores.iter_mut().skip(visible).for_each(|p| *p = 0.0);
-            weights.iter_mut().skip(visible).for_each(|w| *w = 0.0);
-        }
-        total = total * rescale + math::sum(&scores, |x| x);
-        let mut quantized = [0i8; TILE];
-        let (scale, _) = kernel.quantize(&weights, &mut quantized);
-        let mut blocks = part.values.chunks_exact(R * TILE);
-        for (out, words) in out_blocks.iter_mut().zip(&mut blocks) {
-            let dots = mix(words, &quantized);
-            for r in 0..R {
-                out[r] = out[r] * rescale + dots[r] as f32 * scale;
-            }
-        }
-        if let (false, Some(words)) = (out_tail.is_empty(), blocks.next()) {
-            for (out, dot) in out_tail.iter_mut().zip(mix(words, &quantized)) {
-                *out = *out * rescale + dot as f32 * scale;
-            }
-        }
-    }
-    let inverse = 1.0 / total;
-    out.iter_mut().for_each(|out| *out *= inverse);
+pub(super) fn softmax(
+    dots: &[i32; TILE],
+    tile: &Tile<'_>,
+    scale: f32,
+    visible: usize,
+    online: &mut Online,
+    quantized: &mut [i8; TILE],
+) -> Step {
+    let mut scores: [f32; TILE] = core::array::from_fn(|j| dots[j] as f32 * (tile.key_scales[j] * scale));
+    scores.iter_mut().skip(visible).for_each(|score| *score = f32::NEG_INFINITY);
+    let largest = math::max(&scores, online.largest, |x| x);
+    let rescale = math::exp2(online.largest - largest);
+    scores = scores.map(|score| math::exp2(score - largest));
+    scores.iter_mut().skip(visible).for_each(|p| *p = 0.0);
+    let mut weights: [f32; TILE] = core::array::from_fn(|j| scores[j] * tile.value_scales[j]);
+    // Scales of positions that were never written can be anything.
+    weights.iter_mut().skip(visible).for_each(|weight| *weight = 0.0);
+    *online = Online { largest, total: online.total * rescale + math::sum(&scores, |x| x) };
+    Step { rescale, scale: math::quantize(&weights, quantized) }
 }
 
 #[inline(always)]

@@ -24,7 +24,7 @@ mod vnni;
 pub use tile::TileMut;
 
 use crate::arch::{Activation, Norm};
-use crate::cache::HeadCache;
+use crate::cache::{HeadCache, TILE};
 use crate::matrix::Matrix;
 
 /// Quantized vectors of several tokens, as [`Backend::quantize`] makes them.
@@ -73,7 +73,7 @@ pub struct Query<'a> {
     pub values: &'a [i8],
     /// Sum of `values`.
     pub sum: i32,
-    /// Its scale, times the attention scale.
+    /// Its scale, times the attention scale, times log₂e: scores are exponents of 2.
     pub scale: f32,
     /// It attends to positions `0..visible`.
     pub visible: usize,
@@ -102,6 +102,7 @@ macro_rules! operations {
             linear(m: &crate::matrix::Matrix<'_>, first_row: usize, x: &crate::kernel::Activations<'_>, bias: Option<&[f32]>,
                 write: crate::kernel::Write, out: crate::kernel::TileMut<'_, f32>) -> (),
             attend(cache: &crate::cache::HeadCache<'_>, query: &crate::kernel::Query<'_>, out: &mut [f32]) -> (),
+            attend_pair(cache: &crate::cache::HeadCache<'_>, queries: [&crate::kernel::Query<'_>; 2], out: [&mut [f32]; 2]) -> (),
             quantize(x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) -> (),
             norm(kind: crate::arch::Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> (),
             activate(kind: crate::arch::Activation, gated: bool, hidden: usize, row: &mut [f32]) -> (),
@@ -206,6 +207,18 @@ impl Backend {
     /// See [`crate::layer::attention`] for the method.
     pub fn attend(self, cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) {
         dispatch!(self, attend(cache, query, out));
+    }
+
+    /// [`Backend::attend`] for two queries of one KV head: the same results, sooner if they end in the same tile.
+    pub fn attend_pair(self, cache: &HeadCache<'_>, queries: [&Query<'_>; 2], out: [&mut [f32]; 2]) {
+        let [a, b] = queries;
+        if a.visible.div_ceil(TILE) == b.visible.div_ceil(TILE) {
+            dispatch!(self, attend_pair(cache, queries, out));
+        } else {
+            let [out_a, out_b] = out;
+            self.attend(cache, a, out_a);
+            self.attend(cache, b, out_b);
+        }
     }
 
     /// Quantizes `x` in groups of `group` elements, the last one perhaps short: int8 values, and for each group its

@@ -1,6 +1,7 @@
 //! The int8 products in plain Rust, for both layouts: the specification, and the fall-back for every processor.
 
-use super::drive::{Block, Kernel, Token};
+use super::drive::{Block, Kernel, Step, Token};
+use crate::cache::TILE;
 use crate::math::f16_scale;
 use crate::packing::{Layout, QUAD};
 
@@ -11,12 +12,17 @@ pub(super) struct Portable;
 impl Kernel for Portable {
     #[inline(always)]
     fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T] {
-        sums(block, x, |words, x| self.dot8(words, x, 0))
+        sums(block, x, |words, x| dot(Layout::Rows8, words, x))
     }
 
     #[inline(always)]
-    fn dot8(self, words: &[u8], x: &[i8], _sum: i32) -> [i32; 8] {
-        dot::<8>(Layout::Rows8, words, x)
+    fn scores(self, keys: &[u8], query: &[i8], _sum: i32, dots: &mut [i32; TILE]) {
+        scores::<8>(Layout::Rows8, keys, query, dots);
+    }
+
+    #[inline(always)]
+    fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
+        step.apply(dot(Layout::Rows8, values, weights), out);
     }
 }
 
@@ -55,4 +61,13 @@ pub(super) fn dot<const R: usize>(layout: Layout, words: &[u8], x: &[i8]) -> [i3
         }
     }
     acc
+}
+
+/// Dot products of a tile's keys, in blocks of `R` rows, with a query.
+#[inline(always)]
+pub(super) fn scores<const R: usize>(layout: Layout, keys: &[u8], query: &[i8], dots: &mut [i32; TILE]) {
+    let blocks = keys.chunks_exact((R * query.len()).max(1));
+    for (dots, words) in dots.as_chunks_mut().0.iter_mut().zip(blocks) {
+        *dots = dot::<R>(layout, words, query);
+    }
 }

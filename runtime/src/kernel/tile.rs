@@ -48,6 +48,16 @@ impl<'a, T> TileMut<'a, T> {
         unsafe { core::slice::from_raw_parts_mut(self.start.add(row * self.stride), self.cols) }
     }
 
+    /// The rows one after another, each cut into pieces of `width` columns; what remains of a row is left out.
+    pub fn pieces(&mut self, width: usize) -> impl Iterator<Item = &mut [T]> {
+        let per_row = self.cols.checked_div(width).unwrap_or(0);
+        (0..self.rows).flat_map(move |row| (0..per_row).map(move |piece| (row, piece))).map(move |(row, piece)| {
+            // SAFETY: piece·width + width ≤ cols, so the piece lies in its row (see `row`); every piece is given once, and
+            // the iterator borrows the tile.
+            unsafe { core::slice::from_raw_parts_mut(self.start.add(row * self.stride + piece * width), width) }
+        })
+    }
+
     /// Cuts before column `at` (at most all columns).
     pub fn split_at(self, at: usize) -> (Self, Self) {
         let at = at.min(self.cols);

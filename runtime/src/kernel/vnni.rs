@@ -6,8 +6,9 @@
 
 use core::arch::x86_64::*;
 
-use super::drive::{Block, Kernel, Token};
+use super::drive::{Block, Kernel, Online, Step, Token};
 use super::{avx2, cpu, operations};
+use crate::cache::{TILE, Tile};
 
 /// The processor has AVX2, F16C and AVX-VNNI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,41 +88,58 @@ macro_rules! kernel256 {
         }
 
         #[inline(always)]
-        fn dot8_unsigned(self, words: &[u8], x: &[i8]) -> [i32; 8] {
-            // SAFETY: the processor has the instructions (`new`); the pointers come from slices of the size that is read.
+        fn scores(self, keys: &[u8], query: &[i8], sum: i32, dots: &mut [i32; TILE]) {
+            let (quads, words) = super::drive::key_blocks(keys, query);
+            // SAFETY: the processor has the instructions (`new`); `key_blocks` says that query and blocks hold as many
+            // quads.
+            unsafe {
+                let mut sums = [_mm256_set1_epi32(start(sum)); TILE / 8];
+                for quad in 0..quads {
+                    let x = _mm256_set1_epi32(query.as_ptr().add(quad * 4).cast::<i32>().read_unaligned());
+                    for (sum, words) in sums.iter_mut().zip(words) {
+                        let w = _mm256_loadu_si256(words.as_ptr().add(quad * WORD).cast());
+                        *sum = $dpbusd(*sum, _mm256_xor_si256(w, _mm256_set1_epi8(-128)), x);
+                    }
+                }
+                for (dots, sum) in dots.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
+                    _mm256_storeu_si256(dots.as_mut_ptr().cast(), sum);
+                }
+            }
+        }
+
+        #[inline(always)]
+        fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
+            let Some(words) = values.first_chunk::<{ TILE / 4 * WORD }>() else { return };
+            // SAFETY: the processor has the instructions (`new`); both arrays have TILE / 4 quads.
             unsafe {
                 let mut sums = _mm256_setzero_si256();
-                for (word, x) in words.as_chunks::<WORD>().0.iter().zip(x.as_chunks::<4>().0) {
-                    let w = _mm256_loadu_si256(word.as_ptr().cast());
-                    let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)));
+                for quad in 0..TILE / 4 {
+                    let w = _mm256_loadu_si256(words.as_ptr().add(quad * WORD).cast());
+                    let x = _mm256_set1_epi32(weights.as_ptr().add(quad * 4).cast::<i32>().read_unaligned());
                     sums = $dpbusd(sums, x, w);
                 }
-                let mut out = [0i32; 8];
-                _mm256_storeu_si256(out.as_mut_ptr().cast(), sums);
-                out
+                avx2::apply(step, sums, out);
             }
+        }
+
+        #[inline(always)]
+        fn softmax(
+            self,
+            dots: &[i32; TILE],
+            tile: &Tile<'_>,
+            scale: f32,
+            visible: usize,
+            online: &mut Online,
+            weights: &mut [i8; TILE],
+        ) -> Step {
+            // SAFETY: the processor has AVX2 beside VNNI (`new`).
+            unsafe { avx2::softmax(dots, tile, scale, visible, online, weights) }
         }
 
         #[inline(always)]
         fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
             // SAFETY: the processor has AVX2 beside VNNI (`new`).
-            unsafe { (avx2::quantize(x, q), avx2::sum(q)) }
-        }
-
-        #[inline(always)]
-        fn dot8(self, words: &[u8], x: &[i8], sum: i32) -> [i32; 8] {
-            // SAFETY: the processor has the instructions (`new`); the pointers come from slices of the size that is read.
-            unsafe {
-                let mut sums = _mm256_set1_epi32(start(sum));
-                for (word, x) in words.as_chunks::<WORD>().0.iter().zip(x.as_chunks::<4>().0) {
-                    let w = _mm256_loadu_si256(word.as_ptr().cast());
-                    let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)));
-                    sums = $dpbusd(sums, _mm256_xor_si256(w, _mm256_set1_epi8(-128)), x);
-                }
-                let mut out = [0i32; 8];
-                _mm256_storeu_si256(out.as_mut_ptr().cast(), sums);
-                out
-            }
+            unsafe { avx2::quantize(x, q) }
         }
     };
 }

@@ -7,12 +7,12 @@
 //! Attention is exact and needs no memory that grows with the context (online softmax, Milakov and Gimelshein, 2018,
 //! arXiv:1805.02867; tiles as in FlashAttention, Dao et al., 2022, arXiv:2205.14135). For each tile of
 //! 32 positions, aligned to the absolute position, with m the largest score so far, l the sum of
-//! exponentials and o the output:
+//! powers and o the output:
 //!
 //! ```text
-//! s_j = (q · k_j) · (k_scale_j · q_scale)            int8 dot product
-//! m'  = max(m, max_j s_j)                            c = exp(m − m')
-//! p_j = exp(s_j − m')                                l = l·c + Σ_j p_j
+//! s_j = (q · k_j) · (k_scale_j · q_scale)            int8 dot product; q_scale includes log₂e/√d
+//! m'  = max(m, max_j s_j)                            c = exp2(m − m')
+//! p_j = exp2(s_j − m')                               l = l·c + Σ_j p_j
 //! w_j = p_j · v_scale_j, quantized over the tile     o = o·c + (Σ_j w_j v_j) · w_scale        int8 dot product
 //! ```
 //!
@@ -96,9 +96,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             for t in 0..count {
                 head.enter(backend, &arch, t, position + t, angles.next().unwrap_or(&[]));
             }
-            for t in 0..count {
-                head.attend(backend, &arch, t, position + t);
-            }
+            head.attend(backend, &arch, position, count);
         });
     }
 }
@@ -131,19 +129,30 @@ impl Head<'_> {
         for ((query, q), (scale, sum)) in queries.zip(self.scales.row(t).iter_mut().zip(self.sums.row(t))) {
             backend.rotate(query, angles);
             backend.quantize(query, head_dim, q, core::slice::from_mut(scale), core::slice::from_mut(sum));
-            *scale *= arch.attention_scale;
+            *scale *= arch.attention_scale * core::f32::consts::LOG2_E;
         }
     }
 
-    /// Every query of the group attends to all positions up to its own.
-    fn attend(&mut self, backend: Backend, arch: &Arch, t: usize, position: usize) {
+    /// Every query of the first `count` tokens attends to all positions up to its own.
+    fn attend(&mut self, backend: Backend, arch: &Arch, position: usize, count: usize) {
         let head_dim = arch.head_dim as usize;
+        let group = (arch.heads / arch.kv_heads) as usize;
         let cache = self.cache.view();
-        let queries = self.quantized.row(t).chunks_exact(round_up(head_dim, QUAD));
-        let scales = self.scales.row(t).iter().zip(self.sums.row(t).iter());
-        let outputs = self.queries.row(t).chunks_exact_mut(head_dim);
-        for ((values, (&scale, &sum)), out) in queries.zip(scales).zip(outputs) {
-            backend.attend(&cache, &Query { values, sum, scale, visible: position + 1 }, out);
+        let scales = self.scales.pieces(1).zip(self.sums.pieces(1));
+        let mut queries = self.quantized.pieces(round_up(head_dim, QUAD)).zip(scales).enumerate().map(
+            |(i, (values, (scale, sum)))| Query {
+                values,
+                sum: sum[0],
+                scale: scale[0],
+                visible: position + i / group + 1,
+            },
+        );
+        let mut outputs = self.queries.pieces(head_dim).take(count * group);
+        while let (Some(out), Some(query)) = (outputs.next(), queries.next()) {
+            match (outputs.next(), queries.next()) {
+                (Some(next_out), Some(next)) => backend.attend_pair(&cache, [&query, &next], [out, next_out]),
+                _ => backend.attend(&cache, &query, out),
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::{Floats, LAYOUTS, bits, floats, lanes, quantized};
 use crate::cache::{HeadCacheMut, HeadShape, TILE};
 use crate::kernel::{Backend, Query};
-use crate::math::exp;
+use crate::math::exp2;
 use crate::packing::{Layout, QUAD, round_up};
 
 #[derive(Clone, Debug)]
@@ -67,9 +67,9 @@ impl Problem {
             let keys = data.keys[positions.clone()].iter().map(|k| quantized(k));
             let s: Vec<f32> = keys.map(|(scale, k)| dot(&query, &k) as f32 * (scale * q_scale)).collect();
             let new_m = s.iter().fold(m, |m, &s| m.max(s));
-            let c = exp(m - new_m);
+            let c = exp2(m - new_m);
             m = new_m;
-            let p: Vec<f32> = s.iter().map(|s| exp(s - m)).collect();
+            let p: Vec<f32> = s.iter().map(|s| exp2(s - m)).collect();
             l = l * c + lanes(p.iter().copied());
             let values: Vec<(f32, Vec<i8>)> = data.values[positions].iter().map(|v| quantized(v)).collect();
             let w: Vec<f32> = p.iter().zip(&values).map(|(p, (scale, _))| p * scale).collect();
@@ -109,6 +109,13 @@ impl Problem {
         let query = Query { values: &room, sum: sum[0], scale: scale[0] * self.query_scale, visible: self.visible };
         let mut out = std::vec![f32::NAN; self.head_dim];
         backend.attend(&cache.view(), &query, &mut out);
+        // The same beside another query, that sees less.
+        let other = Query { scale: 0.5 * query.scale, visible: 1 + rng.usize(..self.visible), ..query };
+        let alone = &mut std::vec![f32::NAN; self.head_dim];
+        backend.attend(&cache.view(), &other, alone);
+        let (first, second) = &mut (std::vec![f32::NAN; self.head_dim], std::vec![f32::NAN; self.head_dim]);
+        backend.attend_pair(&cache.view(), [&query, &other], [first, second]);
+        assert_eq!([bits(first), bits(second)], [bits(&out), bits(alone)], "{} {layout:?}", backend.name());
         out
     }
 }
@@ -127,7 +134,7 @@ proptest! {
     }
 }
 
-/// That the formula above is attention at all: against softmax in f64, within what eight bits lose.
+/// That the formula above is attention at all: against softmax (to base 2) in f64, within what eight bits lose.
 #[test]
 fn attention_is_close_to_softmax() {
     for (head_dim, visible) in [(1, 1), (6, 31), (16, 33), (64, 200), (130, 97)] {
@@ -146,7 +153,7 @@ fn attention_is_close_to_softmax() {
         let query = f64s(&data.query);
         let score =
             |k: &Vec<f32>| query.iter().zip(f64s(k)).map(|(q, k)| q * k).sum::<f64>() * f64::from(p.query_scale);
-        let p_j: Vec<f64> = data.keys.iter().map(|k| score(k).exp()).collect();
+        let p_j: Vec<f64> = data.keys.iter().map(|k| score(k).exp2()).collect();
         let total: f64 = p_j.iter().sum();
         for (i, y) in p.run(&data, Backend::detect(), Layout::Rows8).iter().enumerate() {
             let exact = p_j.iter().zip(&data.values).map(|(p, v)| p * f64::from(v[i])).sum::<f64>() / total;
