@@ -115,10 +115,10 @@ impl Board<'static> {
         }
         let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
         match flags.split('\x1f').filter_map(|flag| flag.split_once("target-cpu=")).last() {
-            Some((_, found)) if found != *processor => Err(format!(
-                "{name} has a {processor}, but rustflags in .cargo/config.toml say target-cpu={found}"
-            )
-            .into()),
+            Some((_, found)) if found != *processor => {
+                Err(format!("{name} has a {processor}, but rustflags in .cargo/config.toml say target-cpu={found}")
+                    .into())
+            }
             _ => Ok(()),
         }
     }
@@ -200,9 +200,7 @@ fn convert_bundled(out: &Path) -> Result<PathBuf> {
     let model = out.join("home-commands.thumb");
     let packing = Packing { layout: Layout::Dsp, ..Options::default().packing };
     let prepared = Prepared::open(Path::new(BUNDLED), Options { packing, ..Options::default() });
-    prepared
-        .and_then(|prepared| prepared.write(&model, true, &Silent))
-        .map_err(|e| format!("{BUNDLED}: {e}"))?;
+    prepared.and_then(|prepared| prepared.write(&model, true, &Silent)).map_err(|e| format!("{BUNDLED}: {e}"))?;
     Ok(model)
 }
 

@@ -48,7 +48,7 @@ fn elementwise(c: &mut Criterion) {
     }
     by_backend(c, "quantize, group 32", &x, |backend, row| {
         let (mut q, mut scales, mut sums) = ([0i8; DIM], [0f32; DIM / 32], [0i32; DIM / 32]);
-        backend.quantize(row, 32, &mut q, &mut scales, &mut sums);
+        backend.quantize(Layout::Rows8, row, 32, &mut q, &mut scales, &mut sums);
         row.iter_mut().zip(black_box(&q)).for_each(|(x, &q)| *x = f32::from(q));
     });
     by_backend(c, "rotate, 12 heads", &x, |backend, row| {

@@ -199,7 +199,7 @@ impl Product {
             Ok::<(), std::convert::Infallible>(())
         });
         let Ok(packed) = packed;
-        let (stride, groups) = (cols.next_multiple_of(4), packing.groups(cols));
+        let (stride, groups) = (packing.layout.vector_bytes(cols), packing.groups(cols));
         let mut product = Self {
             rows,
             cols,
@@ -214,14 +214,14 @@ impl Product {
         let scales = product.x_scales.chunks_exact_mut(groups).zip(product.sums.chunks_exact_mut(groups));
         for (t, (values, (scales, sums))) in vectors.zip(scales).enumerate() {
             let x: Vec<f32> = (0..cols).map(|i| wave((t + 7) * 65_537 + i)).collect();
-            Backend::PORTABLE.quantize(&x, packing.group_cols(cols), values, scales, sums);
+            Backend::PORTABLE.quantize(packing.layout, &x, packing.group_cols(cols), values, scales, sums);
         }
         product
     }
 
     /// Numbers that come out of it: `tokens × rows`.
     pub fn outputs(&self) -> usize {
-        self.values.len() / self.cols.next_multiple_of(4) * self.rows
+        self.values.len() / self.packing.layout.vector_bytes(self.cols) * self.rows
     }
 
     /// Multiply-adds of the product.
@@ -237,7 +237,7 @@ impl Product {
         };
         let x = Activations {
             values: &self.values,
-            stride: self.cols.next_multiple_of(4),
+            stride: self.packing.layout.vector_bytes(self.cols),
             scales: &self.x_scales,
             sums: &self.sums,
             groups: self.packing.groups(self.cols),

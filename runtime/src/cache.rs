@@ -108,8 +108,9 @@ impl HeadCacheMut<'_> {
     pub(crate) fn write(&mut self, backend: Backend, position: usize, key: &[f32], value: &[f32], q: &mut [i8]) {
         let HeadShape { layout, head_dim, .. } = self.shape;
         let quantize = |x: &[f32], q: &mut [i8]| {
-            let (mut scale, mut sum) = ([0.0], [0]);
-            backend.quantize(x, head_dim, q, &mut scale, &mut sum);
+            let mut scale = [0.0];
+            // Plain bytes, whatever the layout: they become rows and columns of a matrix, not a vector.
+            backend.quantize(Layout::Rows8, x, head_dim, q, &mut scale, &mut []);
             scale[0]
         };
         if let Some(scale) = self.key_scales.get_mut(position) {

@@ -59,7 +59,7 @@ pub fn max(x: &[f32], floor: f32, f: impl Fn(f32) -> f32) -> f32 {
 /// fitted for this crate); 2ⁿ is an addition to the exponent.
 #[inline(always)]
 pub fn exp2(x: f32) -> f32 {
-    let x = if x > -125.0 { x } else { -125.0 };
+    let x = if x > LEAST_EXPONENT { x } else { LEAST_EXPONENT };
     let shifted = x + ROUND;
     let r = x - (shifted - ROUND);
     let mut p = EXP2[0];
@@ -69,6 +69,9 @@ pub fn exp2(x: f32) -> f32 {
     // The low bits of `shifted` hold n; those above the exponent's place are zero in `ROUND` and fall off.
     f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
+
+/// Below this [`exp2`] is constant.
+pub(crate) const LEAST_EXPONENT: f32 = -125.0;
 
 /// Coefficients of [`exp2`], the highest power first.
 #[allow(clippy::approx_constant, reason = "the best coefficient is close to ln 2, and is not ln 2")]
@@ -173,12 +176,18 @@ pub(crate) fn steps(absmax: f32) -> Option<(f32, f32)> {
     inverse.is_finite().then_some((inverse, absmax / 127.0))
 }
 
+/// The largest magnitude that is not NaN; 0 if there is none.
+#[inline(always)]
+pub(crate) fn absmax(x: &[f32]) -> f32 {
+    max(x, 0.0, f32::abs)
+}
+
 /// Quantizes one group: `s = absmax/127`, `q = round_half_even(x·(127/absmax))`. Returns `s`.
 ///
 /// A group so small that 127/absmax overflows (below 4·10⁻³⁷) counts as zero: `s = 0` and all `q = 0`.
 #[inline(always)]
 pub fn quantize(x: &[f32], q: &mut [i8]) -> f32 {
-    let Some((inverse, scale)) = steps(max(x, 0.0, f32::abs)) else {
+    let Some((inverse, scale)) = steps(absmax(x)) else {
         q.fill(0);
         return 0.0;
     };

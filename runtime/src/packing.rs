@@ -11,6 +11,8 @@
 //! - [`Layout::Dsp`]: 4 rows × 4 columns as 4 little-endian words, *borrow-adjusted*: of weights `w0…w3` the word is
 //!   `((256·w3 + w2) << 16) | (256·w1 + w0)`, each half a signed 16-bit sum. Cortex-M's `SMLAD` and `SXTB16` turn it
 //!   into four multiply-adds with three instructions.
+//!
+//! A layout also says how the vector lies that such a matrix is multiplied by ([`Layout::expand`]).
 
 /// The interleaving of a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,11 +77,46 @@ impl Layout {
         match self {
             Layout::Rows8 => bytes[i] = w as u8,
             Layout::Dsp => {
-                let mut quad = self.decode(*bytes);
-                quad[i] = w;
-                *bytes = self.encode(quad);
+                let at = i / 2 * 2;
+                let half = i16::from_le_bytes([bytes[at], bytes[at + 1]]);
+                let even = half as i8 as i16;
+                let half = if i == at { half.wrapping_sub(even).wrapping_add(w as i16) } else { (w as i16 * 256).wrapping_add(even) };
+                [bytes[at], bytes[at + 1]] = half.to_le_bytes();
             }
         }
+    }
+
+    /// Bytes of a quad of the vectors that matrices of this layout are multiplied by.
+    pub const fn input_bytes(self) -> usize {
+        match self {
+            Layout::Rows8 => QUAD,
+            Layout::Dsp => 2 * QUAD,
+        }
+    }
+
+    /// Bytes of such a vector of `n` values.
+    pub const fn vector_bytes(self, n: usize) -> usize {
+        n.div_ceil(QUAD) * self.input_bytes()
+    }
+
+    /// Four activations as [`Layout::Dsp`]'s products take them: the words `(x3 << 16) | x1` and
+    /// `((256·x2 − x3) << 16) | (256·x0 − x1)`, each half a signed 16-bit number.
+    ///
+    /// With a word `w` of weights, `SMLAD` of `w` and the first, plus `SMLAD` of `SXTB16(w)` and the second, is 256 times
+    /// the sum of the four products: `SXTB16` gives `(w2, w0)`, and what the first product has too much cancels.
+    #[inline(always)]
+    pub const fn expand(x: [i8; QUAD]) -> [i8; 2 * QUAD] {
+        let (x1, x3) = ((x[1] as i16).to_le_bytes(), (x[3] as i16).to_le_bytes());
+        let low = (x[0] as i16).wrapping_mul(256).wrapping_sub(x[1] as i16).to_le_bytes();
+        let high = (x[2] as i16).wrapping_mul(256).wrapping_sub(x[3] as i16).to_le_bytes();
+        let bytes = [x1[0], x1[1], x3[0], x3[1], low[0], low[1], high[0], high[1]];
+        let mut expanded = [0; 2 * QUAD];
+        let mut i = 0;
+        while i < bytes.len() {
+            expanded[i] = bytes[i] as i8;
+            i += 1;
+        }
+        expanded
     }
 
     /// The four weights of a stored quad. Inverse of [`Layout::encode`] for weights in −127…127.

@@ -8,7 +8,7 @@ use crate::arch::{Arch, ArchError};
 use crate::blob::ALIGN;
 use crate::blob::header::Header;
 use crate::cache::HeadShape;
-use crate::packing::{Packing, QUAD, round_up};
+use crate::packing::Packing;
 
 /// What the caller chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ pub(crate) struct Widths {
     pub(crate) wide: usize,
     /// Cosines and sines, f32.
     pub(crate) rope: usize,
-    /// Quantized activations, i8.
+    /// Quantized activations, bytes.
     pub(crate) quantized: usize,
     /// Their groups: an f32 scale and an i32 sum each.
     pub(crate) groups: usize,
@@ -125,7 +125,10 @@ impl Widths {
             residual: dim,
             wide: max(dim, max(arch.qkv_width() as usize, arch.up_width() as usize)),
             rope: arch.rotary_dim as usize,
-            quantized: max(round_up(max(dim, max(q, hidden)), QUAD), heads * round_up(arch.head_dim as usize, QUAD)),
+            quantized: max(
+                packing.layout.vector_bytes(max(dim, max(q, hidden))),
+                heads * packing.layout.vector_bytes(arch.head_dim as usize),
+            ),
             groups: max(max(packing.groups(dim), packing.groups(q)), max(packing.groups(hidden), heads)),
         }
     }

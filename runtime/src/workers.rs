@@ -10,6 +10,29 @@ pub type Task<'t> = &'t mut (dyn FnMut() + Send);
 /// The most workers that are ever given work.
 pub const MAX_WORKERS: usize = 64;
 
+/// What a worker is doing; see [`Workers::enter`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Rows of the embedding, and the rotary angles of each position.
+    Embed,
+    /// LayerNorm or RMSNorm.
+    Norm,
+    /// Floats to int8: inputs of products, and queries.
+    Quantize,
+    /// Products with the weights of a layer.
+    Linear,
+    /// Rotation of queries and keys.
+    Rope,
+    /// Keys and values to int8, into the cache.
+    Cache,
+    /// Scores, softmax, and the sum of values.
+    Attention,
+    /// The MLP's middle.
+    Activation,
+    /// The product with the output matrix.
+    Head,
+}
+
 /// Something that can run a few tasks at once.
 ///
 /// ```
@@ -34,6 +57,10 @@ pub trait Workers {
 
     /// Runs every task once and returns when all are done.
     fn run(&self, tasks: &mut [Task<'_>]);
+
+    /// Told, by whoever does the work, that it turns to another phase. For those who measure; does nothing by itself.
+    #[inline(always)]
+    fn enter(&self, _: Phase) {}
 }
 
 /// The caller does everything itself.
@@ -63,6 +90,11 @@ impl<W: Workers> Workers for &W {
 
     fn run(&self, tasks: &mut [Task<'_>]) {
         W::run(self, tasks);
+    }
+
+    #[inline(always)]
+    fn enter(&self, phase: Phase) {
+        W::enter(self, phase);
     }
 }
 

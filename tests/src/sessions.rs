@@ -1,7 +1,7 @@
 //! Sessions in every setting that must not show in a result.
 
 use thumbformer::workers::{Task, Workers};
-use thumbformer::{Backend, Digest, Limits, Model, Plan, Session};
+use thumbformer::{Backend, Limits, Model, Plan, Session};
 use thumbformer_convert::memory::AlignedBytes;
 
 /// Everything a caller can choose without changing a result.
@@ -62,15 +62,11 @@ impl Buffers {
 pub type Trace = Vec<u64>;
 
 /// One position's entry of a [`Trace`].
-pub fn digest(logits: &[f32]) -> u64 {
-    let mut digest = Digest::new();
-    digest.update(logits);
-    digest.value()
-}
+pub use digests::of_logits as digest;
 
 /// A trace's digest of all, for a table.
 pub fn combine(trace: &[u64]) -> u64 {
-    trace.iter().fold(0xCBF2_9CE4_8422_2325, |all, one| (all ^ one).wrapping_mul(0x100_0000_01B3).rotate_left(29))
+    trace.iter().fold(digests::NOTHING, |all, one| digests::join(all, *one))
 }
 
 /// The trace of `ids` by [`Session::score`], behind what the session holds.

@@ -79,7 +79,7 @@ pub fn blob_with_tokenizer(arch: Arch, packing: Packing, tokenizer: &str) -> Ali
     in_memory(&plan, &Synthetic { arch, seed: 1 }).expect("a valid shape").0
 }
 
-/// `count` token ids that visit the vocabulary without a pattern.
+/// The first `count` token ids of the script ([`digests::id`]).
 pub fn ids(vocab: u32, count: usize) -> Vec<u32> {
-    (0..count as u32).map(|i| (i * i * 7 + i * 3 + i / 5 + 1) % vocab).collect()
+    (0..count as u32).map(|i| digests::id(i, vocab)).collect()
 }

@@ -1,19 +1,13 @@
 //! Golden digests of real checkpoints: the converter's bytes and the runtime's logits, bit for bit, on every backend.
 
-#[path = "../../convert/tests/common/mod.rs"]
-mod common;
-
 use std::fmt::Write;
 
 use thumbformer::packing::Packing;
 use thumbformer::workers::Serial;
 use thumbformer::{Backend, Model};
-use thumbformer_convert::memory::AlignedBytes;
-use thumbformer_convert::pipeline::{Calibration, Options, Prepared, Silent};
+use thumbformer_tests::checkpoints::{FILE, checkpoints, convert, group_name, repository};
 use thumbformer_tests::sessions::{Setting, combine, reference, score};
 use thumbformer_tests::shapes::{GROUPS, LAYOUTS, ids};
-
-const FILE: &str = "tests/fixtures/digests.tsv";
 
 const PREFACE: &str = "\
 # Golden digests: they pin the arithmetic and the format, for every target and every later version.
@@ -28,27 +22,11 @@ const PREFACE: &str = "\
 # model	group	rows8	dsp	logits
 ";
 
-/// Small, different for every head and dimension.
-fn made_up_means(layers: u32, width: u32) -> Vec<Vec<f32>> {
-    let mean = |i: u32| (i * 37 % 64) as f32 / 64.0 - 0.5;
-    (0..layers).map(|layer| (0..width).map(|i| mean(layer * 11 + i)).collect()).collect()
-}
-
-fn convert(folder: &std::path::Path, packing: Packing) -> AlignedBytes {
-    let (_, recipe) = common::open(folder, None);
-    let means = made_up_means(recipe.arch.layers, recipe.arch.kv_width());
-    let options = Options { packing, calibration: Calibration::Means(means), ..Options::default() };
-    let prepared = Prepared::open(folder, options).expect("a good checkpoint");
-    prepared.to_memory(&Silent).expect("finite numbers").0
-}
-
 #[test]
 fn digests_of_real_checkpoints_are_the_golden_ones() {
-    let path = common::repository(FILE);
-    let mut models: Vec<_> = common::models().into_iter().map(|name| (common::model(&name), name)).collect();
-    models.push((common::repository("tests/models/home-commands"), "home-commands".into()));
+    let path = repository(FILE);
     let mut found = String::from(PREFACE);
-    for (folder, name) in models {
+    for (name, folder) in checkpoints() {
         for group in GROUPS {
             let blobs = LAYOUTS.map(|layout| convert(&folder, Packing { layout, group }));
             let mut crcs = [0; 2];
@@ -69,7 +47,7 @@ fn digests_of_real_checkpoints_are_the_golden_ones() {
                 digests.push(combine(&expected));
             }
             assert_eq!(digests[0], digests[1], "{name}, group {group}: the layouts differ");
-            let group = if group == 0 { "row".into() } else { group.to_string() };
+            let group = group_name(group);
             writeln!(found, "{name}\t{group}\t{:08x}\t{:08x}\t{:016x}", crcs[0], crcs[1], digests[0])
                 .expect("a string");
         }
@@ -87,9 +65,7 @@ fn digests_of_real_checkpoints_are_the_golden_ones() {
 
 #[test]
 fn no_chunk_and_no_rewinding_shows_in_a_real_model() {
-    let mut models: Vec<_> = common::models().iter().map(|name| common::model(name)).collect();
-    models.push(common::repository("tests/models/home-commands"));
-    for (turn, folder) in models.into_iter().enumerate() {
+    for (turn, (name, folder)) in checkpoints().into_iter().enumerate() {
         let blob = convert(&folder, Packing { layout: LAYOUTS[0], group: 32 });
         let model = Model::new(&blob).expect("a good blob");
         let ids = ids(model.arch().vocab, model.arch().context as usize);
@@ -103,7 +79,7 @@ fn no_chunk_and_no_rewinding_shows_in_a_real_model() {
                 let setting = Setting { backend, chunk, logit_rows: 1 + chunk % 8, dirt: [0xFF; 4] };
                 let mut buffers = setting.buffers(&model, model.arch().context);
                 let mut session = buffers.session(model, backend, Serial);
-                let place = format!("{}, chunk {chunk}, {}", folder.display(), backend.name());
+                let place = format!("{name}, chunk {chunk}, {}", backend.name());
                 assert_eq!(score(&mut session, &ids), expected, "{place}");
                 let kept = (ids.len() * chunk as usize / 65).max(1);
                 session.rewind(kept).expect("fewer tokens");

@@ -3,7 +3,7 @@
 //! Every function here is `inline(always)` and generic over the [`Kernel`], so that each instruction set gets its own
 //! copy, compiled with its vector width. The order of float operations is fixed here and in [`crate::math`].
 
-use super::portable::{dot, scores, sums};
+use super::portable::{dot, dot4, scores, sums};
 use super::{Activations, Query, TileMut, Write};
 use crate::arch::{Activation, Norm};
 use crate::cache::{HeadCache, TILE, Tile};
@@ -25,16 +25,56 @@ pub(super) struct Block<'a> {
 /// One token's quantized vector.
 #[derive(Clone, Copy)]
 pub(super) struct Token<'a> {
-    /// As many values as the block has columns, rounded up to quads.
+    /// As many quads as the block has, as the layout takes them.
     pub values: &'a [i8],
     /// A scale for each group.
     pub scales: &'a [f32],
     /// The sum of each group's values.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "for kernels with unsigned operands"))]
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64")),
+        allow(dead_code, reason = "for kernels with unsigned operands")
+    )]
     pub sums: &'a [i32],
 }
 
-#[cfg(target_arch = "x86_64")]
+/// The quantized vectors of consecutive tokens.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens<'a> {
+    /// [`Token::values`], `stride` bytes a token.
+    pub values: &'a [i8],
+    pub stride: usize,
+    /// [`Token::scales`], `groups` a token.
+    pub scales: &'a [f32],
+    /// [`Token::sums`], `groups` a token.
+    pub sums: &'a [i32],
+    pub groups: usize,
+}
+
+impl<'a> Tokens<'a> {
+    #[inline(always)]
+    fn new(x: &Activations<'a>, first: usize, count: usize) -> Self {
+        let Activations { values, scales, sums, .. } = x.tokens(first, count);
+        Self { values, stride: x.stride, scales, sums, groups: x.groups }
+    }
+
+    #[inline(always)]
+    fn token(&self, t: usize) -> Token<'a> {
+        let groups = t * self.groups..(t + 1) * self.groups;
+        Token {
+            values: self.values.get(t * self.stride..(t + 1) * self.stride).unwrap_or(&[]),
+            scales: self.scales.get(groups.clone()).unwrap_or(&[]),
+            sums: self.sums.get(groups).unwrap_or(&[]),
+        }
+    }
+
+    /// The first `T` of them, one by one.
+    #[inline(always)]
+    pub(super) fn split<const T: usize>(&self) -> [Token<'a>; T] {
+        core::array::from_fn(|t| self.token(t))
+    }
+}
+
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 impl Block<'_> {
     /// How many quads of this block of `rows` rows every slice of it and of `x` holds: what a kernel may read unchecked.
     #[inline(always)]
@@ -50,7 +90,7 @@ impl Block<'_> {
 }
 
 /// A tile's four blocks of eight keys, and how many quads each of them and the query hold.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 #[inline(always)]
 pub(super) fn key_blocks<'a>(keys: &'a [u8], query: &[i8]) -> (usize, [&'a [u8]; TILE / 8]) {
     let quads = (query.len() / QUAD).min(keys.len() / (TILE * QUAD));
@@ -66,10 +106,20 @@ pub(super) trait Kernel: Copy {
     /// The contract's sum over groups for 8 rows and `T` tokens.
     fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T];
 
-    /// The same for two blocks; a chance to use wider registers.
+    /// The same for the 16 rows of two blocks; a chance to use wider registers.
     #[inline(always)]
-    fn rows16<const T: usize>(self, blocks: [Block<'_>; 2], x: [Token<'_>; T]) -> [[[f32; 8]; T]; 2] {
-        blocks.map(|block| self.rows8(block, x))
+    fn rows16<const T: usize>(self, blocks: [Block<'_>; 2], x: Tokens<'_>) -> [[f32; 16]; T] {
+        let x = x.split();
+        let halves = blocks.map(|block| self.rows8::<T>(block, x));
+        let mut out = [[0.0; 16]; T];
+        for (half, sums) in halves.iter().enumerate() {
+            for (out, sums) in out.iter_mut().zip(sums) {
+                for (out, sum) in out.iter_mut().skip(8 * half).zip(sums) {
+                    *out = *sum;
+                }
+            }
+        }
+        out
     }
 
     /// Dot products of a tile's keys with a query, whose sum is `sum`.
@@ -113,19 +163,6 @@ fn block<'a>(m: &Matrix<'a>, index: usize) -> Block<'a> {
     }
 }
 
-#[inline(always)]
-fn tokens<'a, const T: usize>(x: &Activations<'a>, first: usize) -> [Token<'a>; T] {
-    core::array::from_fn(|i| {
-        let t = first + i;
-        let groups = t.saturating_mul(x.groups)..(t + 1).saturating_mul(x.groups);
-        Token {
-            values: x.values.get(t * x.stride..(t + 1) * x.stride).unwrap_or(&[]),
-            scales: x.scales.get(groups.clone()).unwrap_or(&[]),
-            sums: x.sums.get(groups).unwrap_or(&[]),
-        }
-    })
-}
-
 /// Where a block's sums go.
 struct Output<'a, 't> {
     out: &'a mut TileMut<'t, f32>,
@@ -152,6 +189,36 @@ impl Output<'_, '_> {
                 Write::Store => y,
                 Write::Add => *out + y,
             };
+        }
+    }
+
+    /// [`Output::finish`] for 16 rows, in vectors if all are there.
+    #[inline(always)]
+    fn finish16(&mut self, t: usize, row: usize, y: &[f32; 16]) {
+        let bias = match self.bias {
+            Some(bias) => bias.get(row..).and_then(|b| b.first_chunk()).map(Some),
+            None => Some(None),
+        };
+        let out = self.out.row(t).get_mut(row - self.first_row..).and_then(|out| out.first_chunk_mut());
+        let (Some(bias), Some(out)) = (bias, out) else { return self.finish(t, row, y) };
+        let factor = self.factor;
+        let mut y: [f32; 16] = *y;
+        for y in &mut y {
+            *y *= factor;
+        }
+        if let Some::<&[f32; 16]>(bias) = bias {
+            for (y, b) in y.iter_mut().zip(bias) {
+                *y += b;
+            }
+        }
+        let out: &mut [f32; 16] = out;
+        match self.write {
+            Write::Store => *out = y,
+            Write::Add => {
+                for (out, y) in out.iter_mut().zip(y) {
+                    *out += y;
+                }
+            }
         }
     }
 }
@@ -193,14 +260,15 @@ pub(super) fn linear<K: Kernel>(
             }
             Layout::Rows8 => {
                 for t in 0..count {
-                    let [y] = kernel.rows8(block(m, index), tokens(x, t));
+                    let [y] = kernel.rows8(block(m, index), Tokens::new(x, t, 1).split());
                     out.finish(t, row, &y);
                 }
                 row += rows;
             }
             Layout::Dsp => {
                 for t in 0..count {
-                    let [y] = sums(block(m, index), tokens(x, t), |words, x| dot::<4>(Layout::Dsp, words, x));
+                    let one = Tokens::new(x, t, 1).split();
+                    let [y] = sums(block(m, index), one, Layout::Dsp.input_bytes(), dot4);
                     out.finish(t, row, &y);
                 }
                 row += rows;
@@ -218,10 +286,8 @@ fn pair_of_blocks<K: Kernel, const T: usize>(
     row: usize,
     out: &mut Output<'_, '_>,
 ) {
-    for (half, sums) in kernel.rows16::<T>(pair, tokens(x, first)).iter().enumerate() {
-        for (t, y) in sums.iter().enumerate() {
-            out.finish(first + t, row + 8 * half, y);
-        }
+    for (t, y) in kernel.rows16::<T>(pair, Tokens::new(x, first, T)).iter().enumerate() {
+        out.finish16(first + t, row, y);
     }
 }
 
@@ -281,7 +347,7 @@ struct InDsp;
 impl Dots<4> for InDsp {
     #[inline(always)]
     fn scores(self, keys: &[u8], query: &Query<'_>, dots: &mut [i32; TILE]) {
-        scores::<4>(Layout::Dsp, keys, query.values, dots);
+        scores(keys, query.values, QUAD * query.values.len() / 2, dots, dot4);
     }
 
     #[inline(always)]
@@ -387,18 +453,48 @@ pub(super) fn softmax(
 #[inline(always)]
 pub(super) fn quantize<K: Kernel>(
     kernel: K,
+    layout: Layout,
     x: &[f32],
     group: usize,
     q: &mut [i8],
     scales: &mut [f32],
     sums: &mut [i32],
 ) {
-    let Some((values, padding)) = q.split_at_mut_checked(x.len()) else { return };
-    padding.fill(0);
-    let groups = x.chunks(group.max(1)).zip(values.chunks_mut(group.max(1)));
-    for (((x, q), scale), sum) in groups.zip(scales).zip(sums) {
-        (*scale, *sum) = kernel.quantize(x, q);
+    let group = group.max(1);
+    match layout {
+        Layout::Rows8 => {
+            let Some((values, padding)) = q.split_at_mut_checked(x.len()) else { return };
+            padding.fill(0);
+            let groups = x.chunks(group).zip(values.chunks_mut(group));
+            let mut sums = sums.iter_mut();
+            for ((x, q), scale) in groups.zip(scales) {
+                let sum;
+                (*scale, sum) = kernel.quantize(x, q);
+                if let Some(slot) = sums.next() {
+                    *slot = sum;
+                }
+            }
+        }
+        Layout::Dsp => {
+            let groups = x.chunks(group).zip(q.chunks_mut(layout.vector_bytes(group)));
+            for ((x, q), scale) in groups.zip(scales) {
+                *scale = quantize_expanded(x, q);
+            }
+        }
     }
+}
+
+/// [`math::quantize`] for one group into a vector of [`Layout::expand`]'s quads.
+#[inline(always)]
+fn quantize_expanded(x: &[f32], q: &mut [i8]) -> f32 {
+    let Some((inverse, scale)) = math::steps(math::absmax(x)) else {
+        q.fill(0);
+        return 0.0;
+    };
+    for (q, x) in q.as_chunks_mut::<{ Layout::Dsp.input_bytes() }>().0.iter_mut().zip(x.chunks(QUAD)) {
+        *q = Layout::expand(core::array::from_fn(|i| x.get(i).map_or(0, |&x| math::round(x, inverse))));
+    }
+    scale
 }
 
 #[inline(always)]

@@ -12,6 +12,10 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod cpu;
 mod drive;
+#[cfg(dsp)]
+mod dsp;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod neon;
 #[cfg(feature = "std")]
 pub mod pool;
 mod portable;
@@ -26,17 +30,19 @@ pub use tile::TileMut;
 use crate::arch::{Activation, Norm};
 use crate::cache::{HeadCache, TILE};
 use crate::matrix::Matrix;
+use crate::packing::Layout;
 
 /// Quantized vectors of several tokens, as [`Backend::quantize`] makes them.
 #[derive(Clone, Copy, Debug)]
 pub struct Activations<'a> {
-    /// Row-major, `stride` bytes a token; a token's values, then zeros up to a multiple of four.
+    /// Row-major, `stride` bytes a token: its quads as the matrix's layout takes them, the last one filled up with zeros.
     pub values: &'a [i8],
     /// Bytes between tokens.
     pub stride: usize,
     /// One scale for each token and group.
     pub scales: &'a [f32],
-    /// Sum of the int8 values of each token and group: what kernels with unsigned operands need.
+    /// Sum of the int8 values of each token and group: what kernels with unsigned operands need. Unused in
+    /// [`Layout::Dsp`].
     pub sums: &'a [i32],
     /// Groups of a token.
     pub groups: usize,
@@ -69,9 +75,9 @@ pub enum Write {
 /// One query against one head's cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {
-    /// The quantized query, `head_dim` values and zeros up to a multiple of four.
+    /// The quantized query as the cache's layout takes it: `head_dim` values, the last quad filled up with zeros.
     pub values: &'a [i8],
-    /// Sum of `values`.
+    /// Sum of the values; unused in [`Layout::Dsp`].
     pub sum: i32,
     /// Its scale, times the attention scale, times log₂e: scores are exponents of 2.
     pub scale: f32,
@@ -92,54 +98,74 @@ enum Set {
     AvxVnni(vnni::AvxVnni),
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(vnni::Avx512Vnni),
+    #[cfg(dsp)]
+    Dsp(dsp::Dsp),
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    NeonDotprod(neon::NeonDotprod),
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    Neon(neon::Neon),
 }
 
 /// Compiles the operations for one instruction set: `$kernel` supplies the int8 products, `$feature` the vector width.
-#[cfg(target_arch = "x86_64")]
+/// Without a feature they are compiled for the target as it is.
 macro_rules! operations {
+    ($kernel:ty) => {
+        crate::kernel::operations!(@ $kernel, inline(never));
+    };
     ($kernel:ty, $feature:literal) => {
-        crate::kernel::operations!(@ $kernel, $feature,
+        crate::kernel::operations!(@ $kernel, target_feature(enable = $feature));
+    };
+    (@ $kernel:ty, $attribute:meta) => {
+        crate::kernel::operations!(@ $kernel, $attribute,
             linear(m: &crate::matrix::Matrix<'_>, first_row: usize, x: &crate::kernel::Activations<'_>, bias: Option<&[f32]>,
                 write: crate::kernel::Write, out: crate::kernel::TileMut<'_, f32>) -> (),
             attend(cache: &crate::cache::HeadCache<'_>, query: &crate::kernel::Query<'_>, out: &mut [f32]) -> (),
             attend_pair(cache: &crate::cache::HeadCache<'_>, queries: [&crate::kernel::Query<'_>; 2], out: [&mut [f32]; 2]) -> (),
-            quantize(x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) -> (),
+            quantize(layout: crate::packing::Layout, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) -> (),
             norm(kind: crate::arch::Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> (),
             activate(kind: crate::arch::Activation, gated: bool, hidden: usize, row: &mut [f32]) -> (),
             rotate(head: &mut [f32], cos_sin: &[f32]) -> ()
         );
     };
-    (@ $kernel:ty, $feature:literal, $($name:ident($($arg:ident: $type:ty),*) -> $result:ty),*) => {
+    (@ $kernel:ty, $attribute:meta, $($name:ident($($arg:ident: $type:ty),*) -> $result:ty),*) => {
         impl $kernel {
             $(
                 #[allow(clippy::too_many_arguments)]
                 pub(super) fn $name(self, $($arg: $type),*) -> $result {
-                    #[target_feature(enable = $feature)]
+                    #[$attribute]
                     #[allow(clippy::too_many_arguments)]
-                    fn with_features(kernel: $kernel, $($arg: $type),*) -> $result {
+                    fn compiled(kernel: $kernel, $($arg: $type),*) -> $result {
                         crate::kernel::drive::$name(kernel, $($arg),*)
                     }
                     // SAFETY: `new` makes a value of this type only where the processor has these features.
-                    unsafe { with_features(self, $($arg),*) }
+                    #[allow(unused_unsafe, reason = "there may be no feature")]
+                    unsafe {
+                        compiled(self, $($arg),*)
+                    }
                 }
             )*
         }
     };
 }
-#[cfg(target_arch = "x86_64")]
 pub(crate) use operations;
 
 /// Calls the operation of the instruction set at hand.
 macro_rules! dispatch {
     ($self:ident, $name:ident($($arg:expr),*)) => {
         match $self.0 {
-            Set::Portable => drive::$name(portable::Portable, $($arg),*),
+            Set::Portable => portable::Portable.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(kernel) => kernel.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Set::AvxVnni(kernel) => kernel.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Vnni(kernel) => kernel.$name($($arg),*),
+            #[cfg(dsp)]
+            Set::Dsp(kernel) => kernel.$name($($arg),*),
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::NeonDotprod(kernel) => kernel.$name($($arg),*),
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::Neon(kernel) => kernel.$name($($arg),*),
         }
     };
 }
@@ -162,7 +188,11 @@ impl Backend {
             vnni::AvxVnni::new().map(Set::AvxVnni),
             avx2::Avx2::new().map(Set::Avx2),
         ];
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(dsp)]
+        let fast = [Some(Set::Dsp(dsp::Dsp::new()))];
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        let fast = [neon::NeonDotprod::new().map(Set::NeonDotprod), neon::Neon::new().map(Set::Neon)];
+        #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon"), dsp)))]
         let fast: [Option<Set>; 0] = [];
         fast.into_iter().flatten().chain([Set::Portable]).map(Backend)
     }
@@ -172,7 +202,7 @@ impl Backend {
         Self::available().next().unwrap_or(Self::PORTABLE)
     }
 
-    /// The backend's name: `portable`, `avx2`, `avx-vnni`, `avx512-vnni`.
+    /// The backend's name: `portable`, `avx2`, `avx-vnni`, `avx512-vnni`, `neon`, `neon-dotprod`, `dsp`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Set::Portable => "portable",
@@ -182,6 +212,12 @@ impl Backend {
             Set::AvxVnni(_) => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Vnni(_) => "avx512-vnni",
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::NeonDotprod(_) => "neon-dotprod",
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Set::Neon(_) => "neon",
+            #[cfg(dsp)]
+            Set::Dsp(_) => "dsp",
         }
     }
 
@@ -221,10 +257,21 @@ impl Backend {
         }
     }
 
-    /// Quantizes `x` in groups of `group` elements, the last one perhaps short: int8 values, and for each group its
-    /// scale and the sum of its values. `q` beyond `x` is zeroed.
-    pub fn quantize(self, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-        dispatch!(self, quantize(x, group, q, scales, sums));
+    /// Quantizes `x` in groups of `group` elements, the last one perhaps short: int8 values as `layout` multiplies them,
+    /// and for each group its scale and the sum of its values (not in [`Layout::Dsp`], which needs none).
+    ///
+    /// `q` has [`Layout::vector_bytes`] bytes; what is beyond `x` is zeroed. Of several groups all but the last are a
+    /// multiple of four long. `sums` may be shorter if nobody needs them.
+    pub fn quantize(
+        self,
+        layout: Layout,
+        x: &[f32],
+        group: usize,
+        q: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    ) {
+        dispatch!(self, quantize(layout, x, group, q, scales, sums));
     }
 
     /// LayerNorm or RMSNorm of one token.

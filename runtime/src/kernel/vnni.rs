@@ -6,7 +6,7 @@
 
 use core::arch::x86_64::*;
 
-use super::drive::{Block, Kernel, Online, Step, Token};
+use super::drive::{Block, Kernel, Online, Step, Token, Tokens};
 use super::{avx2, cpu, operations};
 use crate::cache::{TILE, Tile};
 
@@ -153,9 +153,12 @@ impl Kernel for Avx512Vnni {
     kernel256!(_mm256_dpbusd_epi32);
 
     #[inline(always)]
-    fn rows16<const T: usize>(self, blocks: [Block<'_>; 2], x: [Token<'_>; T]) -> [[[f32; 8]; T]; 2] {
+    fn rows16<const T: usize>(self, blocks: [Block<'_>; 2], x: Tokens<'_>) -> [[f32; 16]; T] {
         let [low, high] = blocks;
-        let quads = low.quads(8, &x).min(high.quads(8, &x));
+        let quads = low.quads::<T>(8, &x.split()).min(high.quads::<T>(8, &x.split()));
+        let mut out = [[0f32; 16]; T];
+        // Two pointers for up to eight tokens: more would not stay in registers.
+        let values = |t: usize| x.values.as_ptr().wrapping_add(t / 4 * 4 * x.stride).wrapping_add(t % 4 * x.stride);
         // SAFETY: as above, for both blocks.
         unsafe {
             let mut acc = [_mm512_setzero_ps(); T];
@@ -164,7 +167,7 @@ impl Kernel for Avx512Vnni {
                 let end = quads.min(quad + low.group_quads);
                 let mut sums = [_mm512_setzero_si512(); T];
                 for t in 0..T {
-                    sums[t] = _mm512_set1_epi32(start(*x[t].sums.as_ptr().add(group)));
+                    sums[t] = _mm512_set1_epi32(start(*x.sums.as_ptr().add(t * x.groups + group)));
                 }
                 while quad < end {
                     let w_low = _mm256_loadu_si256(low.words.as_ptr().add(quad * WORD).cast());
@@ -176,7 +179,7 @@ impl Kernel for Avx512Vnni {
                         avx2::prefetch(high.words, quad * WORD);
                     }
                     for t in 0..T {
-                        let x = x[t].values.as_ptr().add(quad * 4).cast::<i32>().read_unaligned();
+                        let x = values(t).add(quad * 4).cast::<i32>().read_unaligned();
                         sums[t] = _mm512_dpbusd_epi32(sums[t], w, _mm512_set1_epi32(x));
                     }
                     quad += 1;
@@ -185,18 +188,16 @@ impl Kernel for Avx512Vnni {
                 let s_high = _mm_loadu_si128(high.scales.as_ptr().add(group * 8).cast());
                 let w_scale = _mm512_cvtph_ps(_mm256_set_m128i(s_high, s_low));
                 for t in 0..T {
-                    let scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(*x[t].scales.as_ptr().add(group)));
+                    let x_scale = *x.scales.as_ptr().add(t * x.groups + group);
+                    let scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(x_scale));
                     acc[t] = _mm512_add_ps(acc[t], _mm512_mul_ps(_mm512_cvtepi32_ps(sums[t]), scale));
                 }
                 group += 1;
             }
-            let mut out = [[[0f32; 8]; T]; 2];
             for t in 0..T {
-                _mm256_storeu_ps(out[0][t].as_mut_ptr(), _mm512_castps512_ps256(acc[t]));
-                let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(acc[t])));
-                _mm256_storeu_ps(out[1][t].as_mut_ptr(), high);
+                _mm512_storeu_ps(out[t].as_mut_ptr(), acc[t]);
             }
-            out
         }
+        out
     }
 }

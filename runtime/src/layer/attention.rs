@@ -25,8 +25,7 @@ use crate::arch::Arch;
 use crate::blob::Layer;
 use crate::cache::HeadCacheMut;
 use crate::kernel::{Backend, Query, TileMut, Write};
-use crate::packing::{QUAD, round_up};
-use crate::workers::{Workers, for_each};
+use crate::workers::{Phase, Workers, for_each};
 
 /// A KV head's columns of the chunk's buffers, and its cache.
 struct Head<'a> {
@@ -45,12 +44,12 @@ struct Head<'a> {
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     pub(super) fn attention(&mut self, index: u32, layer: &Layer<'_>) {
         let arch = *self.arch();
-        self.prepare(0, self.count, arch.dim as usize, |backend, x, row| {
+        self.prepare(Phase::Norm, 0, self.count, arch.dim as usize, |backend, x, row| {
             backend.norm(arch.norm, arch.norm_eps, x, layer.attention_norm, layer.attention_norm_bias, row);
         });
         self.linear(&layer.qkv, layer.qkv_bias, Write::Store, self.count, Target::Wide);
         self.attend(index, layer);
-        self.prepare(0, self.count, arch.q_width() as usize, |_, _, _| {});
+        self.prepare(Phase::Quantize, 0, self.count, arch.q_width() as usize, |_, _, _| {});
         self.linear(&layer.attention_out, layer.attention_out_bias, Write::Add, self.count, Target::Residual);
     }
 
@@ -65,7 +64,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         let wide = scratch.wide.get_mut(..count * self.widths.wide).unwrap_or(&mut []);
         let (queries, rest) = TileMut::new(wide, q_width + 2 * kv_width, self.widths.wide).split_at(q_width);
         let (keys, values) = rest.split_at(kv_width);
-        let quantized_head = round_up(head_dim, QUAD);
+        let quantized_head = self.model.header().packing.layout.vector_bytes(head_dim);
         let heads = arch.heads as usize;
         let mut queries = columns(queries, group * head_dim);
         let mut keys = columns(keys, head_dim);
@@ -91,11 +90,13 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 cache,
             })
         });
-        for_each(self.workers, heads, |mut head| {
+        let workers = self.workers;
+        for_each(workers, heads, |mut head| {
             let mut angles = rope.clone();
             for t in 0..count {
-                head.enter(backend, &arch, t, position + t, angles.next().unwrap_or(&[]));
+                head.enter(workers, backend, &arch, t, position + t, angles.next().unwrap_or(&[]));
             }
+            workers.enter(Phase::Attention);
             head.attend(backend, &arch, position, count);
         });
     }
@@ -113,11 +114,22 @@ fn columns<T>(tile: TileMut<'_, T>, width: usize) -> impl Iterator<Item = TileMu
 
 impl Head<'_> {
     /// Rotates the queries and the key of token `t`, caches its key and value, and quantizes its queries.
-    fn enter(&mut self, backend: Backend, arch: &Arch, t: usize, position: usize, angles: &[f32]) {
+    fn enter(
+        &mut self,
+        workers: &impl Workers,
+        backend: Backend,
+        arch: &Arch,
+        t: usize,
+        position: usize,
+        angles: &[f32],
+    ) {
+        workers.enter(Phase::Rope);
         let head_dim = arch.head_dim as usize;
-        let quantized_head = round_up(head_dim, QUAD);
+        let layout = self.cache.shape.layout;
+        let quantized_head = layout.vector_bytes(head_dim);
         let key = self.keys.row(t);
         backend.rotate(key, angles);
+        workers.enter(Phase::Cache);
         for (k, m) in key.iter_mut().zip(self.mean) {
             *k -= m;
         }
@@ -127,8 +139,10 @@ impl Head<'_> {
         self.cache.write(backend, position, key, self.values.row(t), room);
         let queries = self.queries.row(t).chunks_exact_mut(head_dim).zip(quantized.chunks_exact_mut(quantized_head));
         for ((query, q), (scale, sum)) in queries.zip(self.scales.row(t).iter_mut().zip(self.sums.row(t))) {
+            workers.enter(Phase::Rope);
             backend.rotate(query, angles);
-            backend.quantize(query, head_dim, q, core::slice::from_mut(scale), core::slice::from_mut(sum));
+            workers.enter(Phase::Quantize);
+            backend.quantize(layout, query, head_dim, q, core::slice::from_mut(scale), core::slice::from_mut(sum));
             *scale *= arch.attention_scale * core::f32::consts::LOG2_E;
         }
     }
@@ -139,7 +153,7 @@ impl Head<'_> {
         let group = (arch.heads / arch.kv_heads) as usize;
         let cache = self.cache.view();
         let scales = self.scales.pieces(1).zip(self.sums.pieces(1));
-        let mut queries = self.quantized.pieces(round_up(head_dim, QUAD)).zip(scales).enumerate().map(
+        let mut queries = self.quantized.pieces(cache.shape.layout.vector_bytes(head_dim)).zip(scales).enumerate().map(
             |(i, (values, (scale, sum)))| Query {
                 values,
                 sum: sum[0],

@@ -6,11 +6,12 @@
 use super::Chunk;
 use crate::arch::{Position, Role};
 use crate::kernel::Write;
-use crate::workers::Workers;
+use crate::workers::{Phase, Workers};
 
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     /// `x = TokenEmbedding[id] (+ PositionEmbedding[p])`, and the rotary angles of every position of the chunk.
     pub(super) fn embed(&mut self, ids: &[u32]) {
+        self.workers.enter(Phase::Embed);
         let arch = *self.arch();
         let dim = self.widths.residual;
         let Some(tokens) = self.model.matrix(Role::TokenEmbedding, 0) else { return };
@@ -45,7 +46,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             return;
         };
         let bias = self.model.vector(Role::FinalNormBias, 0);
-        self.prepare(first, count, arch.dim as usize, |backend, x, row| {
+        self.prepare(Phase::Norm, first, count, arch.dim as usize, |backend, x, row| {
             backend.norm(arch.norm, arch.norm_eps, x, weight, bias, row);
         });
         self.linear(&head, None, Write::Store, count, super::linear::Target::Logits);

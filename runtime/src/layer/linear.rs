@@ -3,8 +3,8 @@
 use super::Chunk;
 use crate::kernel::{Activations, Backend, TileMut, Write};
 use crate::matrix::Matrix;
-use crate::packing::{QUAD, round_up};
-use crate::workers::{Workers, for_each, share};
+use crate::packing::round_up;
+use crate::workers::{Phase, Workers, for_each, share};
 
 /// Where a product goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,29 +19,32 @@ const ROWS: usize = 16;
 
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     /// For the tokens `first..first + count`: calls `make(x, row)` to fill the token's wide row (`x` is its residual),
-    /// then quantizes the first `cols` values of the row as the input of the next product.
+    /// which is phase `making`; then quantizes the first `cols` values of the row as the input of the next product.
     pub(super) fn prepare(
         &mut self,
+        making: Phase,
         first: usize,
         count: usize,
         cols: usize,
         make: impl Fn(Backend, &[f32], &mut [f32]) + Sync,
     ) {
-        let backend = self.backend;
+        let (backend, workers) = (self.backend, self.workers);
         let packing = self.model.header().packing;
-        let (group, groups, stride) = (packing.group_cols(cols), packing.groups(cols), round_up(cols, QUAD));
+        let (group, groups, stride) = (packing.group_cols(cols), packing.groups(cols), packing.layout.vector_bytes(cols));
         let (dim, wide) = (self.widths.residual, self.widths.wide);
         let scratch = &mut *self.scratch;
-        let tokens = share(self.workers, count);
+        let tokens = share(workers, count);
         let residual = scratch.residual.get(first * dim..(first + count) * dim).unwrap_or(&[]).chunks(tokens * dim);
         let rows = scratch.wide.chunks_mut(tokens * wide).zip(scratch.quantized.chunks_mut(tokens * stride));
         let scales = scratch.scales.chunks_mut(tokens * groups).zip(scratch.sums.chunks_mut(tokens * groups));
-        for_each(self.workers, residual.zip(rows).zip(scales), |((x, (rows, q)), (scales, sums))| {
+        for_each(workers, residual.zip(rows).zip(scales), |((x, (rows, q)), (scales, sums))| {
             let rows = x.chunks_exact(dim).zip(rows.chunks_exact_mut(wide)).zip(q.chunks_exact_mut(stride));
             let scales = scales.chunks_exact_mut(groups).zip(sums.chunks_exact_mut(groups));
             for (((x, row), q), (scales, sums)) in rows.zip(scales) {
+                workers.enter(making);
                 make(backend, x, row);
-                backend.quantize(row.get(..cols).unwrap_or(&[]), group, q, scales, sums);
+                workers.enter(Phase::Quantize);
+                backend.quantize(packing.layout, row.get(..cols).unwrap_or(&[]), group, q, scales, sums);
             }
         });
     }
@@ -53,7 +56,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     pub(super) fn linear(&mut self, m: &Matrix<'_>, bias: Option<&[f32]>, write: Write, count: usize, target: Target) {
         let (backend, workers) = (self.backend, self.workers);
         let groups = m.packing().groups(m.cols());
-        let stride = round_up(m.cols(), QUAD);
+        let stride = m.packing().layout.vector_bytes(m.cols());
         let scratch = &mut *self.scratch;
         let x = Activations {
             values: scratch.quantized.get(..count * stride).unwrap_or(&[]),
@@ -62,11 +65,12 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             sums: scratch.sums.get(..count * groups).unwrap_or(&[]),
             groups,
         };
-        let (out, width) = match target {
-            Target::Residual => (&mut *scratch.residual, self.widths.residual),
-            Target::Wide => (&mut *scratch.wide, self.widths.wide),
-            Target::Logits => (&mut *scratch.logits, m.rows()),
+        let (out, width, phase) = match target {
+            Target::Residual => (&mut *scratch.residual, self.widths.residual, Phase::Linear),
+            Target::Wide => (&mut *scratch.wide, self.widths.wide, Phase::Linear),
+            Target::Logits => (&mut *scratch.logits, m.rows(), Phase::Head),
         };
+        workers.enter(phase);
         let out = out.get_mut(..count * width).unwrap_or(&mut []);
         if !W::SERIAL && count < workers.count().saturating_mul(8) {
             let share = round_up(share(workers, m.rows()), ROWS);

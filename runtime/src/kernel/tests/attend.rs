@@ -105,7 +105,7 @@ impl Problem {
             cache.write(backend, position, key, value, &mut room);
         }
         let (mut scale, mut sum) = ([0f32], [0i32]);
-        backend.quantize(&data.query, self.head_dim, &mut room, &mut scale, &mut sum);
+        backend.quantize(Layout::Rows8, &data.query, self.head_dim, &mut room, &mut scale, &mut sum);
         let query = Query { values: &room, sum: sum[0], scale: scale[0] * self.query_scale, visible: self.visible };
         let mut out = std::vec![f32::NAN; self.head_dim];
         backend.attend(&cache.view(), &query, &mut out);

@@ -5,11 +5,11 @@ use std::vec::Vec;
 use fastrand::Rng;
 use proptest::prelude::*;
 
-use super::{bits, floats, lanes, quantized};
+use super::{bits, expand, floats, lanes, quantized};
 use crate::arch::{Activation, Norm};
 use crate::kernel::Backend;
 use crate::math;
-use crate::packing::{QUAD, round_up};
+use crate::packing::{Layout, QUAD, round_up};
 
 proptest! {
     #[test]
@@ -28,11 +28,18 @@ proptest! {
         for backend in Backend::available() {
             let mut q = std::vec![0x55i8; round_up(n, QUAD)];
             let (mut scales, mut sums) = (std::vec![f32::NAN; groups], std::vec![-1i32; groups]);
-            backend.quantize(&x, group, &mut q, &mut scales, &mut sums);
+            backend.quantize(Layout::Rows8, &x, group, &mut q, &mut scales, &mut sums);
             prop_assert_eq!(&q, &expected.0, "{}", backend.name());
             prop_assert_eq!(bits(&scales), bits(&expected.1), "{}", backend.name());
             prop_assert_eq!(&sums, &expected.2, "{}", backend.name());
             prop_assert!(q.iter().all(|&q| q >= -127));
+
+            // The other layout's vectors hold the same numbers, expanded.
+            let mut q = std::vec![0x55i8; Layout::Dsp.vector_bytes(n)];
+            let mut scales = std::vec![f32::NAN; groups];
+            backend.quantize(Layout::Dsp, &x, group, &mut q, &mut scales, &mut []);
+            prop_assert_eq!(&q, &expand(&expected.0), "{}", backend.name());
+            prop_assert_eq!(bits(&scales), bits(&expected.1), "{}", backend.name());
         }
     }
 

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use half::f16;
 use proptest::prelude::*;
 
-use super::{Ints, LAYOUTS, bits, ints};
+use super::{Ints, LAYOUTS, bits, expand, ints};
 use crate::kernel::{Activations, Backend, TileMut, Write};
 use crate::matrix::Matrix;
 use crate::packing::{Layout, Packing, QUAD, round_up};
@@ -195,10 +195,18 @@ impl Problem {
 }
 
 impl Data {
-    fn activations(&self) -> Activations<'_> {
+    /// The vectors as the layout takes them, and the bytes of each.
+    fn vectors(&self, layout: Layout) -> (Vec<i8>, usize) {
+        match layout {
+            Layout::Rows8 => (self.x.clone(), self.stride),
+            Layout::Dsp => (expand(&self.x), 2 * self.stride),
+        }
+    }
+
+    fn activations<'a>(&'a self, (values, stride): &'a (Vec<i8>, usize)) -> Activations<'a> {
         Activations {
-            values: &self.x,
-            stride: self.stride,
+            values,
+            stride: *stride,
             scales: &self.x_scales,
             sums: &self.sums,
             groups: self.groups,
@@ -214,10 +222,11 @@ proptest! {
         for layout in LAYOUTS {
             let (packing, weights, scales) = p.pack(&data, layout);
             let m = Matrix::new(p.rows, p.cols, packing, &weights, &scales, p.factor()).unwrap();
+            let vectors = data.vectors(layout);
             for backend in Backend::available() {
                 let mut out = data.before.clone();
                 let tile = TileMut::new(&mut out, p.rows, p.rows + 3);
-                backend.linear(&m, 0, &data.activations(), p.bias(&data), p.write, tile);
+                backend.linear(&m, 0, &data.activations(&vectors), p.bias(&data), p.write, tile);
                 prop_assert_eq!(bits(&out), &expected[..], "{} {:?}", backend.name(), layout);
             }
         }
@@ -228,12 +237,13 @@ proptest! {
     fn no_cut_shows_in_a_product(p in problems(), share in 1usize..6, tokens in 1usize..20) {
         let data = p.data();
         let expected = bits(&p.expected(&data));
-        let (width, x) = (p.rows + 3, data.activations());
+        let width = p.rows + 3;
         for layout in LAYOUTS {
             let (packing, weights, scales) = p.pack(&data, layout);
             let m = Matrix::new(p.rows, p.cols, packing, &weights, &scales, p.factor()).unwrap();
+            let vectors = data.vectors(layout);
             for backend in Backend::available() {
-                let share = share * layout.block_rows();
+                let (share, x) = (share * layout.block_rows(), data.activations(&vectors));
                 let mut by_rows = data.before.clone();
                 let mut rest = TileMut::new(&mut by_rows, p.rows, width);
                 let mut first_row = 0;
@@ -259,14 +269,16 @@ proptest! {
     #[test]
     fn every_backend_agrees_on_bytes_that_are_no_weights(p in problems(), dsp in any::<bool>()) {
         let data = p.data();
-        let (packing, mut weights, scales) = p.pack(&data, LAYOUTS[usize::from(dsp)]);
+        let layout = LAYOUTS[usize::from(dsp)];
+        let (packing, mut weights, scales) = p.pack(&data, layout);
+        let vectors = data.vectors(layout);
         let rng = &mut Rng::with_seed(p.seed);
         weights.fill_with(|| if rng.bool() { 0x80 } else { rng.u8(..) });
         let m = Matrix::new(p.rows, p.cols, packing, &weights, &scales, p.factor()).unwrap();
         let product = |backend: Backend| {
             let mut out = data.before.clone();
             let tile = TileMut::new(&mut out, p.rows, p.rows + 3);
-            backend.linear(&m, 0, &data.activations(), p.bias(&data), p.write, tile);
+            backend.linear(&m, 0, &data.activations(&vectors), p.bias(&data), p.write, tile);
             bits(&out)
         };
         let expected = product(Backend::PORTABLE);

@@ -114,6 +114,15 @@ impl Floats {
     }
 }
 
+/// What [`Layout::expand`] documents, for whole quads, in little-endian halves.
+pub(crate) fn expand(q: &[i8]) -> Vec<i8> {
+    let words = q.chunks(4).flat_map(|x| {
+        let x: [i32; 4] = core::array::from_fn(|i| x[i].into());
+        [x[3] << 16 | x[1] & 0xFFFF, (256 * x[2] - x[3]) << 16 | (256 * x[0] - x[1]) & 0xFFFF]
+    });
+    words.flat_map(i32::to_le_bytes).map(|byte| byte as i8).collect()
+}
+
 /// The contract's sum: element i goes to lane i mod 8, in ascending order.
 pub(crate) fn lanes(x: impl Iterator<Item = f32>) -> f32 {
     let mut l = [0f32; LANES];

@@ -1,0 +1,209 @@
+//! Cortex-M with the DSP extension and a single-precision FPU (M4F, M7, M33): four multiply-adds in three instructions.
+//!
+//! `SMLAD` multiplies two pairs of 16-bit halves and adds both products. Weights lie *borrow-adjusted*
+//! ([`Layout::Dsp`]), activations come expanded ([`Layout::expand`]), and then
+//!
+//! ```text
+//! acc = SMLAD(word,         (x3, x1),                   acc)
+//! acc = SMLAD(SXTB16(word), (256·x2 − x3, 256·x0 − x1), acc)      adds 256·(w0·x0 + w1·x1 + w2·x2 + w3·x3)
+//! ```
+//!
+//! Sums of up to 512 products, times 256, stay below 2³¹. The FPU divides by 256 while it converts to f32, and reads f16
+//! scales. Its `VMLA` rounds the product before it adds: the contract's two operations.
+//!
+//! The intrinsics for these instructions are not stable, so the loops are assembly. `build.rs` says where they exist.
+
+/// Lines of assembly with the same operation, for registers named in lists.
+macro_rules! each {
+    ($op:literal, [$($d:literal)*]) => {
+        concat!($($op, " ", $d, "\n",)*)
+    };
+    ($op:literal, [$($d:literal)*], $n:literal) => {
+        concat!($($op, " ", $d, ", ", $d, ", ", $n, "\n",)*)
+    };
+    ($op:literal, [$($d:literal)*], [$($n:literal)*]) => {
+        concat!($($op, " ", $d, ", ", $d, ", ", $n, "\n",)*)
+    };
+    ($op:literal, [$($d:literal)*], [$($n:literal)*], $m:literal) => {
+        concat!($($op, " ", $d, ", ", $n, ", ", $m, "\n",)*)
+    };
+    ($op:literal, [$($d:literal)*], [$($n:literal)*], [$($m:literal)*]) => {
+        concat!($($op, " ", $d, ", ", $n, ", ", $m, "\n",)*)
+    };
+}
+
+/// Four rows' quad times a vector's: r0 words, r1 vector (both advance), r8–r11 sums; r2–r7 are used up. 56 bytes of code.
+macro_rules! quad {
+    () => {
+        concat!(
+            "ldmia.w r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, [r1], #8\n",
+            "smlad r8, r4, r2, r8\n smlad r9, r5, r2, r9\n smlad r10, r6, r2, r10\n smlad r11, r7, r2, r11\n",
+            quad!(evens)
+        )
+    };
+    // The sums start here.
+    (first) => {
+        concat!(
+            "ldmia.w r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, [r1], #8\n",
+            "smuad r8, r4, r2\n smuad r9, r5, r2\n smuad r10, r6, r2\n smuad r11, r7, r2\n",
+            quad!(evens)
+        )
+    };
+    (evens) => {
+        concat!(
+            "sxtb16 r4, r4\n sxtb16 r5, r5\n sxtb16 r6, r6\n sxtb16 r7, r7\n",
+            "smlad r8, r4, r3, r8\n smlad r9, r5, r3, r9\n smlad r10, r6, r3, r10\n smlad r11, r7, r3, r11\n"
+        )
+    };
+}
+
+/// r8–r11 / 256 as floats, into s0–s3.
+macro_rules! dots {
+    () => {
+        "vmov s0, s1, r8, r9
+         vmov s2, s3, r10, r11
+         vcvt.f32.s32 s0, s0, #8
+         vcvt.f32.s32 s1, s1, #8
+         vcvt.f32.s32 s2, s2, #8
+         vcvt.f32.s32 s3, s3, #8\n"
+    };
+}
+
+/// [`math::round`](crate::math::round) of four floats at r0, [`Layout::expand`]ed to r1 (both advance): s0 the inverse, s22 the
+/// rounding constant; r2–r5 and s4–s7 are used up.
+macro_rules! expand {
+    () => {
+        concat!(
+            "vldmia r0!, {{s4, s5, s6, s7}}\n",
+            each!("vmul.f32", ["s4" "s5" "s6" "s7"], "s0"),
+            each!("vadd.f32", ["s4" "s5" "s6" "s7"], "s22"),
+            "vmov r2, r3, s4, s5\n vmov r4, r5, s6, s7\n",
+            "pkhbt r3, r3, r5, lsl #16\n sxtb16 r3, r3\n", // (x3, x1)
+            "lsl r2, r2, #8\n pkhbt r2, r2, r4, lsl #24\n ssub16 r2, r2, r3\n", // (256·x2 − x3, 256·x0 − x1)
+            "strd r3, r2, [r1], #8\n"
+        )
+    };
+}
+
+/// `d = if n > d { n } else { d }` for every n, for a d that is not NaN.
+#[cfg(fpv5)]
+macro_rules! larger {
+    ($d:literal, [$($n:literal)*]) => {
+        concat!($("vmaxnm.f32 ", $d, ", ", $d, ", ", $n, "\n",)*)
+    };
+}
+#[cfg(not(fpv5))]
+macro_rules! larger {
+    ($d:literal, [$($n:literal)*]) => {
+        concat!($("vcmp.f32 ", $n, ", ", $d, "\n vmrs apsr_nzcv, fpscr\n it gt\n vmovgt.f32 ", $d, ", ", $n, "\n",)*)
+    };
+}
+
+/// `d = if d > n { d } else { n }` for every d, for an n that is not NaN.
+#[cfg(fpv5)]
+macro_rules! at_least {
+    ([$($d:literal)*], $n:literal) => {
+        concat!($("vmaxnm.f32 ", $d, ", ", $d, ", ", $n, "\n",)*)
+    };
+}
+#[cfg(not(fpv5))]
+macro_rules! at_least {
+    ([$($d:literal)*], $n:literal) => {
+        concat!($("vcmp.f32 ", $d, ", ", $n, "\n vmrs apsr_nzcv, fpscr\n it le\n vmovle.f32 ", $d, ", ", $n, "\n",)*)
+    };
+}
+
+mod attend;
+mod product;
+mod quantize;
+
+use super::portable::Portable;
+use super::{Activations, Query, TileMut, Write};
+use crate::arch::{Activation, Norm};
+use crate::cache::HeadCache;
+use crate::matrix::Matrix;
+use crate::packing::Layout;
+
+/// The target has the instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Dsp(());
+
+/// Bytes of a block's quad, and of a vector's.
+const WORD: usize = Layout::Dsp.quad_bytes();
+const INPUT: usize = Layout::Dsp.input_bytes();
+/// Quads of a sum at most, so that it fits 32 bits.
+const MAX_GROUP: usize = 128;
+
+/// The operations of [`Backend`](super::Backend). The portable one does what assembly does not: other layouts, ragged ends, slices that are
+/// not aligned.
+impl Dsp {
+    /// This module is compiled only for targets that have them.
+    pub(super) fn new() -> Self {
+        Self(())
+    }
+
+    pub(super) fn linear(
+        self,
+        m: &Matrix<'_>,
+        first_row: usize,
+        x: &Activations<'_>,
+        bias: Option<&[f32]>,
+        write: Write,
+        mut out: TileMut<'_, f32>,
+    ) {
+        let done = product::whole_blocks(m, first_row, x, bias, write, &mut out);
+        let (_, rest) = out.split_at(done);
+        if rest.cols() > 0 {
+            Portable.linear(m, first_row + done, x, bias, write, rest);
+        }
+    }
+
+    pub(super) fn attend(self, cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) {
+        if !attend::attend(cache, query, out) {
+            Portable.attend(cache, query, out);
+        }
+    }
+
+    pub(super) fn attend_pair(self, cache: &HeadCache<'_>, queries: [&Query<'_>; 2], out: [&mut [f32]; 2]) {
+        queries.into_iter().zip(out).for_each(|(query, out)| self.attend(cache, query, out));
+    }
+
+    pub(super) fn quantize(
+        self,
+        layout: Layout,
+        x: &[f32],
+        group: usize,
+        q: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    ) {
+        if layout == Layout::Dsp && q.as_ptr().cast::<u32>().is_aligned() {
+            let groups = x.chunks(group.max(1)).zip(q.chunks_mut(layout.vector_bytes(group.max(1))));
+            for ((x, q), scale) in groups.zip(scales) {
+                *scale = quantize::expanded(x, q);
+            }
+        } else {
+            Portable.quantize(layout, x, group, q, scales, sums);
+        }
+    }
+
+    pub(super) fn norm(
+        self,
+        kind: Norm,
+        eps: f32,
+        x: &[f32],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        Portable.norm(kind, eps, x, weight, bias, out);
+    }
+
+    pub(super) fn activate(self, kind: Activation, gated: bool, hidden: usize, row: &mut [f32]) {
+        Portable.activate(kind, gated, hidden, row);
+    }
+
+    pub(super) fn rotate(self, head: &mut [f32], cos_sin: &[f32]) {
+        Portable.rotate(head, cos_sin);
+    }
+}

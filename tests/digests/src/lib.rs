@@ -1,0 +1,95 @@
+//! One number for everything that a model says to a script of tokens, computed alike on every target.
+//!
+//! The script fills the model's whole context. The digest takes in the logits behind each of its tokens; so two targets
+//! with equal digests have computed equal bits everywhere. This is what tests/fixtures/digests.tsv pins and what the
+//! program `digests` and the firmware in tests/chip print. Nothing is compared here.
+#![no_std]
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+use thumbformer::plan::PlanError;
+use thumbformer::workers::Serial;
+use thumbformer::{Backend, BlobError, Digest, Limits, Model, Plan, Session, SessionError};
+
+/// Tokens that share a pass: kernels for several tokens run, and those for one.
+const CHUNK: usize = 7;
+
+/// Token `index` of the script. It visits the vocabulary without a pattern.
+pub fn id(index: u32, vocab: u32) -> u32 {
+    let i = u64::from(index);
+    ((i * i * 7 + i * 3 + i / 5 + 1) % u64::from(vocab)) as u32
+}
+
+/// The digest of the logits behind one token.
+pub fn of_logits(logits: &[f32]) -> u64 {
+    let mut digest = Digest::new();
+    digest.update(logits);
+    digest.value()
+}
+
+/// The digest of no tokens.
+pub const NOTHING: u64 = 0xCBF2_9CE4_8422_2325;
+
+/// The digest of some tokens and one more.
+pub fn join(all: u64, one: u64) -> u64 {
+    (all ^ one).wrapping_mul(0x100_0000_01B3).rotate_left(29)
+}
+
+/// Why there is no digest.
+#[derive(Clone, Copy, Debug)]
+pub enum Failure {
+    /// The file is not as it should be.
+    Blob(BlobError),
+    /// The model is too large to address.
+    Plan(PlanError),
+    /// The memory is too small.
+    Session(SessionError),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Blob(e) => e.fmt(f),
+            Failure::Plan(e) => e.fmt(f),
+            Failure::Session(e) => e.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for Failure {}
+
+/// The digest of the whole script by one backend.
+///
+/// # Errors
+/// `memory` is smaller than a session of the whole context needs.
+pub fn digest(model: Model<'_>, backend: Backend, memory: &mut [u8]) -> Result<u64, Failure> {
+    let arch = model.arch();
+    let limits = Limits { context: arch.context, chunk: CHUNK as u32, logit_rows: CHUNK as u32 };
+    let plan = Plan::for_header(model.header(), limits).map_err(Failure::Plan)?;
+    let (cache, scratch) = memory.split_at_mut(plan.cache_bytes().min(memory.len()));
+    let mut session = Session::with(model, &plan, cache, scratch, backend, Serial).map_err(Failure::Session)?;
+    let mut all = NOTHING;
+    for first in (0..arch.context).step_by(CHUNK) {
+        let ids: [u32; CHUNK] = core::array::from_fn(|i| id(first + i as u32, arch.vocab));
+        let count = CHUNK.min((arch.context - first) as usize);
+        let visit = |_, logits: &[f32]| all = join(all, of_logits(logits));
+        session.score(&ids[..count], visit).map_err(Failure::Session)?;
+    }
+    Ok(all)
+}
+
+/// The digests by all backends of this processor: calls `found` with the name and the digest of each.
+///
+/// `arena` starts at a multiple of 64 with the `len` bytes of a blob; the rest is for sessions.
+///
+/// # Errors
+/// The blob is damaged, or the arena too small.
+pub fn by_backend(arena: &mut [u8], len: usize, mut found: impl FnMut(&'static str, u64)) -> Result<(), Failure> {
+    let (blob, memory) = arena.split_at_mut(len.min(arena.len()));
+    let model = Model::new(blob).map_err(Failure::Blob)?;
+    for backend in Backend::available() {
+        found(backend.name(), digest(model, backend, memory)?);
+    }
+    Ok(())
+}
