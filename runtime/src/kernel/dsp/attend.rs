@@ -278,7 +278,7 @@ unsafe fn run(task: &Task) -> f32 {
             "add r1, sp, #{weights}",
             "mov r12, lr",
             "29:",
-            expand!(),
+            round_expanded!(),
             "subs r12, r12, #1",
             "bne 29b",
 

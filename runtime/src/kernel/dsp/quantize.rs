@@ -1,26 +1,34 @@
-//! Floats to int8, in the two words per quad that products take.
+//! Floats to int8: plain bytes, or the two words per quad that products take.
 
 use core::arch::asm;
 
-use super::INPUT;
 use crate::math;
 use crate::packing::{Layout, QUAD};
 
-/// [`math::quantize`] into [`Layout::expand`]'s quads. `q` must be aligned to words.
+/// [`math::quantize`] of one group as `layout` multiplies it; the rest of `q`, which must be aligned to words, is zeroed.
 #[inline(always)]
-pub(super) fn expanded(x: &[f32], q: &mut [i8]) -> f32 {
-    let Some((inverse, scale)) = math::steps(absmax(x)) else {
+pub(super) fn quantize(layout: Layout, x: &[f32], q: &mut [i8]) -> f32 {
+    let (quads, tail) = x.as_chunks::<QUAD>();
+    let whole = layout.vector_bytes(quads.len() * QUAD);
+    let steps = math::steps(absmax(x));
+    let (Some((inverse, scale)), Some((_, rest))) = (steps, q.split_at_mut_checked(whole)) else {
         q.fill(0);
         return 0.0;
     };
-    let (x_quads, x_tail) = x.as_chunks::<QUAD>();
-    let Some((q_quads, q_tail)) = q.as_chunks_mut::<INPUT>().0.split_at_mut_checked(x_quads.len()) else { return scale };
-    if !x_quads.is_empty() && q_quads.as_ptr().cast::<u32>().is_aligned() {
-        // SAFETY: both have that many quads, and `q` is aligned.
-        unsafe { expand(x_quads.as_ptr(), x_quads.len(), inverse, q_quads.as_mut_ptr()) };
+    if !rest.is_empty() {
+        rest.fill(0);
     }
-    if let (false, Some(q)) = (x_tail.is_empty(), q_tail.first_mut()) {
-        *q = Layout::expand(core::array::from_fn(|i| x_tail.get(i).map_or(0, |&x| math::round(x, inverse))));
+    if !quads.is_empty() && q.as_ptr().cast::<u32>().is_aligned() {
+        // SAFETY: `q` has room for all quads and is aligned.
+        unsafe { round(layout, quads.as_ptr(), quads.len(), inverse, q.as_mut_ptr()) };
+    }
+    if !tail.is_empty() {
+        let quad = core::array::from_fn(|i| tail.get(i).map_or(0, |&x| math::round(x, inverse)));
+        let rest = q.get_mut(whole..).unwrap_or(&mut []);
+        match layout {
+            Layout::Rows8 => rest.iter_mut().zip(quad).for_each(|(q, x)| *q = x),
+            Layout::Dsp => rest.iter_mut().zip(Layout::expand(quad)).for_each(|(q, x)| *q = x),
+        }
     }
     scale
 }
@@ -63,29 +71,37 @@ fn absmax(x: &[f32]) -> f32 {
     if largest.is_nan() { math::absmax(x) } else { largest }
 }
 
-/// Quantizes and expands `count` quads: [`math::round`], then [`Layout::expand`].
+/// [`math::round`] of `count` quads, as `layout` multiplies them.
 ///
 /// # Safety
 /// Both pointers are valid for `count` ≥ 1 quads and aligned to words.
 #[inline(always)]
-unsafe fn expand(x: *const [f32; QUAD], count: usize, inverse: f32, q: *mut [i8; INPUT]) {
+unsafe fn round(layout: Layout, x: *const [f32; QUAD], count: usize, inverse: f32, q: *mut i8) {
+    macro_rules! run {
+        ($quad:expr) => {
+            asm!(
+                "vmov s0, r2",
+                "vmov s22, r3",
+                "2:",
+                $quad,
+                "subs r12, r12, #1",
+                "bne 2b",
+                inout("r0") x => _,
+                inout("r1") q => _,
+                inout("r2") inverse.to_bits() => _,
+                inout("r3") math::ROUND.to_bits() => _,
+                inout("r12") count => _,
+                out("r4") _, out("r5") _,
+                out("s0") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _, out("s22") _,
+                options(nostack),
+            )
+        };
+    }
     // SAFETY: by the caller's promise.
     unsafe {
-        asm!(
-            "vmov s0, r2",
-            "vmov s22, r3",
-            "2:",
-            expand!(),
-            "subs r12, r12, #1",
-            "bne 2b",
-            inout("r0") x => _,
-            inout("r1") q => _,
-            inout("r2") inverse.to_bits() => _,
-            inout("r3") math::ROUND.to_bits() => _,
-            inout("r12") count => _,
-            out("r4") _, out("r5") _,
-            out("s0") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _, out("s22") _,
-            options(nostack),
-        );
+        match layout {
+            Layout::Rows8 => run!(round_bytes!()),
+            Layout::Dsp => run!(round_expanded!()),
+        }
     }
 }
