@@ -15,8 +15,8 @@
 
 /// Lines of assembly with the same operation, for registers named in lists.
 macro_rules! each {
-    ($op:literal, [$($d:literal)*]) => {
-        concat!($($op, " ", $d, "\n",)*)
+    ($op:literal, [$($d:literal)*], []) => {
+        concat!($($op, " ", $d, ", ", $d, "\n",)*)
     };
     ($op:literal, [$($d:literal)*], $n:literal) => {
         concat!($($op, " ", $d, ", ", $d, ", ", $n, "\n",)*)
@@ -69,14 +69,14 @@ macro_rules! dots {
     };
 }
 
-/// [`math::round`](crate::math::round) of four floats at r0, which advances, in the low bits of r2–r5: s0 the inverse, s22 the
+/// [`math::round`](crate::math::round) of four floats at r0, which advances, in the low bits of r2–r5: s0 the inverse, s8 the
 /// rounding constant; s4–s7 are used up.
 macro_rules! round {
     () => {
         concat!(
             "vldmia r0!, {{s4, s5, s6, s7}}\n",
             each!("vmul.f32", ["s4" "s5" "s6" "s7"], "s0"),
-            each!("vadd.f32", ["s4" "s5" "s6" "s7"], "s22"),
+            each!("vadd.f32", ["s4" "s5" "s6" "s7"], "s8"),
             "vmov r2, r3, s4, s5\n vmov r4, r5, s6, s7\n"
         )
     };
@@ -197,13 +197,9 @@ impl Dsp {
         scales: &mut [f32],
         sums: &mut [i32],
     ) {
-        if q.as_ptr().cast::<u32>().is_aligned() && (layout == Layout::Dsp || sums.is_empty() && group >= x.len()) {
-            let group = group.max(1);
-            let groups = x.chunks(group).zip(q.chunks_mut(layout.vector_bytes(group)));
-            for ((x, q), scale) in groups.zip(scales) {
-                *scale = quantize::quantize(layout, x, q);
-            }
-        } else {
+        // Sums are for layouts that this target's kernels do not have.
+        let wanted = layout != Layout::Dsp && !sums.is_empty();
+        if wanted || !quantize::quantize(layout, x, group, q, scales) {
             Portable.quantize(layout, x, group, q, scales, sums);
         }
     }
