@@ -1,42 +1,236 @@
-//! Names the model file to embed and the linker scripts to use.
+//! Puts together what a build is made of: the board, the model, and whether the one has room for the other.
+//!
+//! The board is a cargo feature, and `boards.tsv` and `memory/BOARD.x` are what is known of it. `THUMBFORMER_MODEL` names
+//! the model, the bundled one if unset, which is converted here; `THUMBFORMER_CONTEXT` cuts its context. A model that does
+//! not fit is an error here, because only here can the message count; the compiler and the linker check it again.
 
-use std::path::PathBuf;
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-const DEFAULT_MODEL: &str = "../tests/models/home-commands/model.thumb";
+use thumbformer::blob::header::Header;
+use thumbformer::packing::{Layout, Packing};
+use thumbformer_convert::boards::{BOARDS, CHUNK, Memories};
+use thumbformer_convert::pipeline::{Options, Prepared, Silent};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// The board of a build that names none.
+const DEFAULT_BOARD: &str = "mps2-an500";
+/// The checkpoint of a build that names no model.
+const BUNDLED: &str = "../tests/models/home-commands";
 
 fn main() {
-    println!("cargo::rerun-if-env-changed=THUMBFORMER_MODEL");
-    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    // Relative paths are the caller's: cargo runs this script elsewhere.
-    let model = match std::env::var_os("THUMBFORMER_MODEL") {
-        Some(model) if PathBuf::from(&model).is_absolute() => PathBuf::from(model),
-        Some(model) => return println!("cargo::error=THUMBFORMER_MODEL={model:?} must be an absolute path"),
-        None => here.join(DEFAULT_MODEL),
-    };
-    if !model.is_file() {
-        println!("cargo::error={} does not exist; convert a model first:", model.display());
-        println!("cargo::error=cargo run --release --bin convert -- tests/models/home-commands --target dsp");
-        return;
+    if let Err(error) = build() {
+        for line in error.to_string().lines() {
+            println!("cargo::error={line}");
+        }
     }
-    println!("cargo::rerun-if-changed={}", model.display());
-    println!("cargo::rustc-env=THUMBFORMER_MODEL={}", model.display());
+}
 
-    // The memory of QEMU's board for the core.
-    println!("cargo::rustc-check-cfg=cfg(thumbv8m)");
-    let core = std::env::var("TARGET").unwrap_or_default();
-    let memory = if core.starts_with("thumbv8m") {
-        println!("cargo::rustc-cfg=thumbv8m");
-        "memory-an505.x"
-    } else {
-        "memory.x"
+fn build() -> Result<()> {
+    println!("cargo::rerun-if-changed=build.rs");
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let board = Board::chosen()?;
+    board.check_target()?;
+    let memories = board.write_linker_script(&out)?;
+
+    let context = context()?;
+    // Without a model in the image its size is known only to the chip.
+    let alloc = feature("ALLOC");
+    let mut built_in = context.unwrap_or(0);
+    if !feature("MODEL_IN_FLASH") {
+        let model = model(&out)?;
+        println!("cargo::rerun-if-changed={}", model.display());
+        println!("cargo::rustc-env=THUMBFORMER_MODEL={}", model.display());
+        let bytes = fs::read(&model).map_err(|e| format!("{}: {e}", model.display()))?;
+        let header = Header::read(&bytes).map_err(|e| format!("{}: {e}", model.display()))?;
+        built_in = context.unwrap_or(header.arch.context);
+        check_fit(board.name, memories, &header, built_in, alloc).map_err(|e| format!("{}: {e}", model.display()))?;
+    }
+    println!("cargo::rustc-env=THUMBFORMER_CONTEXT={built_in}");
+    println!("cargo::rustc-env=THUMBFORMER_CHUNK={CHUNK}");
+    Ok(())
+}
+
+fn variable(name: &str) -> Result<String> {
+    env::var(name).map_err(|e| format!("{name}: {e}").into())
+}
+
+fn feature(name: &str) -> bool {
+    env::var_os(format!("CARGO_FEATURE_{name}")).is_some()
+}
+
+/// A row of boards.tsv.
+struct Board<'t> {
+    name: &'t str,
+    target: &'t str,
+    processor: &'t str,
+    runner: &'t str,
+}
+
+impl Board<'static> {
+    /// The board whose feature is on.
+    fn chosen() -> Result<Self> {
+        println!("cargo::rerun-if-changed=boards.tsv");
+        let table = include_str!("boards.tsv").lines().filter(|line| !line.starts_with('#'));
+        let boards: Vec<_> = table
+            .map(|row| match row.split('\t').collect::<Vec<_>>()[..] {
+                [name, target, processor, runner, _] => Ok(Board { name, target, processor, runner }),
+                _ => Err(format!("boards.tsv: expected five columns, found {row:?}")),
+            })
+            .collect::<std::result::Result<_, _>>()?;
+
+        let names: Vec<_> = boards.iter().map(|b| format!("{:?}", b.name)).collect();
+        println!("cargo::rustc-check-cfg=cfg(board, values({}))", names.join(", "));
+        println!("cargo::rustc-check-cfg=cfg(emulated)");
+        let is_on = |b: &Board<'_>| feature(&b.name.replace('-', "_").to_uppercase());
+        let mut chosen = boards.iter().filter(|b| is_on(b));
+        let board = match (chosen.next(), chosen.next()) {
+            (Some(one), Some(other)) => {
+                return Err(format!("the features of two boards are on: {} and {}", one.name, other.name).into());
+            }
+            (Some(board), None) => board,
+            (None, _) => boards.iter().find(|b| b.name == DEFAULT_BOARD).ok_or("boards.tsv has no default board")?,
+        };
+        println!("cargo::rustc-cfg=board={:?}", board.name);
+        if board.runner == "qemu" {
+            println!("cargo::rustc-cfg=emulated");
+        }
+        Ok(Board { ..*board })
+    }
+
+    /// Fails if cargo compiles for another processor: features cannot choose the target.
+    fn check_target(&self) -> Result<()> {
+        let Board { name, target, processor, .. } = self;
+        let found = variable("TARGET")?;
+        if found != *target {
+            return Err(format!(
+                "{name} needs another target than {found}:\n\
+                cargo run --release --features {name} --target {target}\n\
+                or, which does it all: ./run --board {name}"
+            )
+            .into());
+        }
+        let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+        match flags.split('\x1f').filter_map(|flag| flag.split_once("target-cpu=")).last() {
+            Some((_, found)) if found != *processor => {
+                Err(format!("{name} has a {processor}, but rustflags in .cargo/config.toml say target-cpu={found}")
+                    .into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the `memory.x` that cortex-m-rt includes, and reads the sizes that the board's own file states.
+    fn write_linker_script(&self, out: &Path) -> Result<Memories> {
+        let file = format!("memory/{}.x", self.name);
+        println!("cargo::rerun-if-changed={file}");
+        println!("cargo::rerun-if-changed=memory/common.x");
+        let memory = fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
+        let size = |region| length(&memory, region).ok_or(format!("{file}: no LENGTH of {region} in K or M"));
+        let memories = Memories { flash: size("FLASH")?, ram: size("RAM")? };
+        if let Some(known) = BOARDS.iter().find(|b| b.name == self.name)
+            && known.memories != memories
+        {
+            return Err(format!("{file} says {memories:?}, the converter says {:?}", known.memories).into());
+        }
+        let mut script = memory + &fs::read_to_string("memory/common.x")?;
+        // `runner` reads in the ELF file which board it is for.
+        script += &format!("\n_firmware_for_{} = 0;\n", self.name.replace('-', "_"));
+        if feature("MODEL_IN_FLASH") {
+            script += "ASSERT(__veneer_limit <= _model_start, \"the firmware reaches into the model's flash\");\n";
+        }
+        fs::write(out.join("memory.x"), script)?;
+        println!("cargo::rustc-link-search={}", out.display());
+        for script in ["link.x", "defmt.x"] {
+            println!("cargo::rustc-link-arg=-T{script}");
+        }
+        Ok(memories)
+    }
+}
+
+/// The length of a region of a linker script, such as `RAM : ORIGIN = 0x20000000, LENGTH = 496K`.
+fn length(script: &str, region: &str) -> Option<u64> {
+    let line = script.lines().find(|line| line.trim_start().split([' ', ':']).next() == Some(region))?;
+    let (_, length) = line.split_once("LENGTH = ")?;
+    let digits = length.trim_end();
+    let (digits, unit) = digits.split_at_checked(digits.len().checked_sub(1)?)?;
+    let unit = match unit {
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        _ => return None,
     };
-    println!("cargo::rerun-if-changed={memory}");
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
-    if let Err(error) = std::fs::copy(here.join(memory), out.join("memory.x")) {
-        return println!("cargo::error={memory}: {error}");
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// `THUMBFORMER_CONTEXT`.
+fn context() -> Result<Option<u32>> {
+    println!("cargo::rerun-if-env-changed=THUMBFORMER_CONTEXT");
+    let Some(context) = env::var_os("THUMBFORMER_CONTEXT") else { return Ok(None) };
+    match context.to_str().map(str::parse) {
+        Some(Ok(context @ 1..)) => Ok(Some(context)),
+        _ => Err(format!("THUMBFORMER_CONTEXT={context:?} is no number of positions").into()),
     }
-    println!("cargo::rustc-link-search={}", out.display());
-    for script in ["link.x", "defmt.x"] {
-        println!("cargo::rustc-link-arg-bins=-T{script}");
+}
+
+/// The file to embed.
+fn model(out: &Path) -> Result<PathBuf> {
+    println!("cargo::rerun-if-env-changed=THUMBFORMER_MODEL");
+    let Some(model) = env::var_os("THUMBFORMER_MODEL") else { return convert_bundled(out) };
+    let model = PathBuf::from(model);
+    if model.is_absolute() {
+        return if model.is_file() { Ok(model) } else { Err(format!("there is no file {}", model.display()).into()) };
     }
+    // Cargo runs this script in the package's folder; the user's own is where the shell was.
+    println!("cargo::rerun-if-env-changed=PWD");
+    let bases = [env::var_os("PWD").map(PathBuf::from), env::current_dir().ok()];
+    let tried: Vec<_> = bases.into_iter().flatten().map(|base| base.join(&model)).collect();
+    let found = tried.iter().find(|path| path.is_file());
+    found.cloned().ok_or_else(|| {
+        let tried: Vec<_> = tried.iter().map(|path| path.display().to_string()).collect();
+        format!("THUMBFORMER_MODEL={}: there is no file {}", model.display(), tried.join(" nor ")).into()
+    })
+}
+
+/// Converts the bundled checkpoint. Cargo runs this again whenever it or the converter changes.
+fn convert_bundled(out: &Path) -> Result<PathBuf> {
+    println!("cargo::rerun-if-changed={BUNDLED}");
+    let model = out.join("home-commands.thumb");
+    let packing = Packing { layout: Layout::Dsp, ..Options::default().packing };
+    let prepared = Prepared::open(Path::new(BUNDLED), Options { packing, ..Options::default() });
+    prepared.and_then(|prepared| prepared.write(&model, true, &Silent)).map_err(|e| format!("{BUNDLED}: {e}"))?;
+    Ok(model)
+}
+
+/// Fails, with numbers, if the board is too small. Where the session is sized at run time, so is its RAM checked.
+fn check_fit(board: &str, memories: Memories, header: &Header, context: u32, alloc: bool) -> Result<()> {
+    if context > header.arch.context {
+        let model = header.arch.context;
+        return Err(format!("THUMBFORMER_CONTEXT={context} exceeds the model's context of {model}").into());
+    }
+    let missing = memories.missing_flash(header);
+    if missing > 0 {
+        return Err(format!(
+            "the model does not fit the flash of {board}: {missing} bytes are missing\n\
+            the model has {} bytes, the firmware about {}, the flash {}",
+            header.file_len,
+            Memories::FIRMWARE_FLASH,
+            memories.flash
+        )
+        .into());
+    }
+    let missing = memories.missing_ram(header, context);
+    if missing > 0 && !alloc {
+        let advice = match memories.longest_context(header) {
+            0 => "no context would fit".to_owned(),
+            fits => format!("a context of {fits} would fit: THUMBFORMER_CONTEXT={fits}"),
+        };
+        return Err(format!(
+            "a context of {context} does not fit the RAM of {board}: {missing} bytes are missing\n{advice}"
+        )
+        .into());
+    }
+    Ok(())
 }

@@ -239,7 +239,7 @@ impl Product {
             values: &self.values,
             stride: self.packing.layout.vector_bytes(self.cols),
             scales: &self.x_scales,
-            sums: &self.sums,
+            starts: &self.sums,
             groups: self.packing.groups(self.cols),
         };
         backend.linear(&m, 0, &x, None, Write::Store, TileMut::new(out, self.rows, self.rows));

@@ -1,30 +1,46 @@
 //! Microcontrollers that a model may be meant for: whether it fits, before anything is flashed.
+//!
+//! The firmware's build asks here too, and refuses with the same numbers.
 
 use thumbformer::{Limits, Plan, blob::header::Header};
 
-/// A board's memories.
+/// A board.
 #[derive(Clone, Copy, Debug)]
 pub struct Board {
     /// Name, as its maker's documents spell it, in small letters.
     pub name: &'static str,
     /// What is on it.
     pub chip: &'static str,
+    /// Its memories.
+    pub memories: Memories,
+}
+
+/// What a board has for the firmware and the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memories {
     /// Bytes of flash that the processor can execute from.
     pub flash: u64,
-    /// Bytes of the largest contiguous RAM.
+    /// Bytes of the largest contiguous RAM, less the stack if it lies there.
     pub ram: u64,
 }
 
-/// Flash that firmware needs beside the model.
-pub const FIRMWARE_FLASH: u64 = 64 * 1024;
-/// RAM that firmware needs beside the session: stack, statics, a line of input.
-pub const FIRMWARE_RAM: u64 = 24 * 1024;
-
-/// The boards known here. Sizes are the manufacturers'.
+/// The boards known here, with the memories that `firmware/memory/` gives them.
 pub const BOARDS: [Board; 3] = [
-    Board { name: "nucleo-h743zi", chip: "STM32H743, Cortex-M7, 480 MHz", flash: 2 << 20, ram: 512 << 10 },
-    Board { name: "nrf5340-dk", chip: "nRF5340, Cortex-M33, 128 MHz", flash: 1 << 20, ram: 512 << 10 },
-    Board { name: "pico2", chip: "RP2350, Cortex-M33, 150 MHz", flash: 4 << 20, ram: 520 << 10 },
+    Board {
+        name: "nucleo-h743zi",
+        chip: "STM32H743, Cortex-M7, 480 MHz",
+        memories: Memories { flash: 2 << 20, ram: 512 << 10 },
+    },
+    Board {
+        name: "nrf5340-dk",
+        chip: "nRF5340, Cortex-M33, 128 MHz",
+        memories: Memories { flash: 1 << 20, ram: 496 << 10 },
+    },
+    Board {
+        name: "pico2",
+        chip: "RP2350, Cortex-M33, 150 MHz",
+        memories: Memories { flash: 4 << 20, ram: 504 << 10 },
+    },
 ];
 
 /// What a board can do with a model.
@@ -47,24 +63,51 @@ pub enum Fit {
 /// Tokens of a prompt that firmware processes at a time.
 pub const CHUNK: u32 = 8;
 
+impl Memories {
+    /// Flash that the firmware needs beside the model. The linker knows it exactly.
+    pub const FIRMWARE_FLASH: u64 = 64 * 1024;
+
+    /// RAM that the firmware needs beside the session and the stack: a line of input and room to tokenize it, the tokens,
+    /// the debugger's buffers. The linker knows it exactly.
+    pub fn firmware_ram(context: u32) -> u64 {
+        12 * 1024 + 4 * u64::from(context)
+    }
+
+    /// Bytes of flash that the model of this head lacks.
+    pub fn missing_flash(&self, header: &Header) -> u64 {
+        header.file_len.saturating_add(Self::FIRMWARE_FLASH).saturating_sub(self.flash)
+    }
+
+    /// Bytes of RAM that a session of so many positions lacks.
+    pub fn missing_ram(&self, header: &Header, context: u32) -> u64 {
+        let session = |plan: Plan| (plan.cache_bytes() + plan.scratch_bytes()) as u64 + Self::firmware_ram(context);
+        let needed = Plan::for_header(header, Limits::new(context, CHUNK)).map_or(u64::MAX, session);
+        needed.saturating_sub(self.ram)
+    }
+
+    /// The longest context whose session fits the RAM; 0 if none does.
+    pub fn longest_context(&self, header: &Header) -> u32 {
+        // Memory grows with the context, in steps of a tile.
+        let (mut fits, mut exceeds) = (0, header.arch.context.saturating_add(1));
+        while exceeds - fits > 1 {
+            let middle = fits + (exceeds - fits) / 2;
+            if self.missing_ram(header, middle) == 0 { fits = middle } else { exceeds = middle }
+        }
+        fits
+    }
+}
+
 impl Board {
     /// The longest context with which the model of this head fits the board.
     pub fn fit(&self, header: &Header) -> Fit {
-        let flash = header.file_len + FIRMWARE_FLASH;
-        if flash > self.flash {
-            return Fit::Flash { missing: flash - self.flash };
-        }
-        let needed = |context: u32| {
-            Plan::for_header(header, Limits::new(context, CHUNK))
-                .map_or(u64::MAX, |plan| (plan.cache_bytes() + plan.scratch_bytes()) as u64 + FIRMWARE_RAM)
-        };
-        // Memory grows with the context, in steps of a tile.
-        let (mut fits, mut exceeds) = (0, header.arch.context + 1);
-        while exceeds - fits > 1 {
-            let middle = fits + (exceeds - fits) / 2;
-            if needed(middle) <= self.ram { fits = middle } else { exceeds = middle }
+        let missing = self.memories.missing_flash(header);
+        if missing > 0 {
+            return Fit::Flash { missing };
         }
         let least = header.arch.context.min(32);
-        if fits >= least { Fit::Context(fits) } else { Fit::Ram { missing: needed(least) - self.ram } }
+        match self.memories.longest_context(header) {
+            context if context >= least => Fit::Context(context),
+            _ => Fit::Ram { missing: self.memories.missing_ram(header, least) },
+        }
     }
 }

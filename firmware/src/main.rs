@@ -1,114 +1,195 @@
-//! A transformer on a Cortex-M: checks the model that was built in, answers a prompt of token ids greedily, and prints the
-//! digest of the logits, which must be the one that a desktop prints for the same file.
+//! Talk to a transformer on a Cortex-M: a line of text in, its answer out, token by token, as greedy decoding gives it.
 //!
-//! The model is executed in place, from flash. Its head is read at compile time to size the two buffers, so a model that
-//! does not fit this chip does not link. Nothing is allocated. Output is defmt over semihosting.
+//! The model is executed in place, from flash. Its head says how large the session's buffers must be, so a model that does
+//! not fit the board does not build. Logs tell the speed, the memory in use, and a digest of the logits, which is the one
+//! that a desktop gets from the same file.
 //!
-//! Two environment variables choose what is built: `THUMBFORMER_MODEL`, the absolute path of a `.thumb` file, and
-//! `THUMBFORMER_PROMPT`, token ids separated by commas.
+//! Every request gets exactly one line of output, an empty one if it could not be answered; the log says why. A request of
+//! the form `ids:1,482,297` gives token ids in place of text; to a model without a tokenizer that is the only way to talk,
+//! and it answers in ids.
 #![no_std]
 #![no_main]
 
-use core::panic::PanicInfo;
+use core::fmt::{self, Write};
 
-// Linked for the critical section of this single core, which the logger takes.
-use cortex_m as _;
 use cortex_m_rt::entry;
-use defmt_semihosting as _;
-use semihosting::process::exit;
+use firmware::board::{self, Console, TICK};
+use firmware::buffers::{Buffers, Shortage};
+use firmware::clock::{self, Tick};
+use firmware::input::{Input, LINE, Line};
+use firmware::{memory, model};
 use static_cell::ConstStaticCell;
-use thumbformer::blob::header::Header;
 use thumbformer::decode::argmax;
-use thumbformer::{Aligned, BlobError, Digest, Limits, Model, Plan, Session, SessionError};
+use thumbformer::tokenizer::{EncodeError, workspace_len};
+use thumbformer::{BlobError, Digest, Model, Session, SessionError};
 
-/// Tokens to generate at most.
-const TOKENS: usize = 32;
-/// Tokens of the prompt that share one pass over the weights: each costs scratch memory.
-const CHUNK: u32 = 8;
-/// For the bundled model: please dim the bedroom lamp to forty percent.
-const PROMPT: &str = match option_env!("THUMBFORMER_PROMPT") {
-    Some(ids) => ids,
-    None => "1,482,297,76,80,264,460,332,289,319,442,406,2",
-};
+/// Room to tokenize a line that is a single word.
+const WORKSPACE: usize = workspace_len(LINE);
+static WORKSPACE_MEMORY: ConstStaticCell<[u32; WORKSPACE]> = ConstStaticCell::new([0; WORKSPACE]);
+static INPUT: ConstStaticCell<Input> = ConstStaticCell::new(Input::new());
 
-const BLOB: &[u8] = include_bytes!(env!("THUMBFORMER_MODEL"));
-static MODEL: Aligned<[u8; BLOB.len()]> = Aligned(*include_bytes!(env!("THUMBFORMER_MODEL")));
-
-const HEADER: Header = match Header::read(BLOB) {
-    Ok(header) => header,
-    Err(_) => panic!("THUMBFORMER_MODEL is not a .thumb file of this version"),
-};
-const PLAN: Plan = match Plan::for_header(&HEADER, Limits::new(HEADER.arch.context, CHUNK)) {
-    Ok(plan) => plan,
-    Err(_) => panic!("the model needs more memory than this chip can address"),
-};
-static CACHE: ConstStaticCell<Aligned<[u8; PLAN.cache_bytes()]>> =
-    ConstStaticCell::new(Aligned([0; PLAN.cache_bytes()]));
-static SCRATCH: ConstStaticCell<Aligned<[u8; PLAN.scratch_bytes()]>> =
-    ConstStaticCell::new(Aligned([0; PLAN.scratch_bytes()]));
-
+/// Why the firmware cannot begin.
 #[derive(defmt::Format)]
 enum Failure {
-    /// `THUMBFORMER_PROMPT` is no list of ids, or longer than the context.
-    Prompt,
-    Blob(BlobError),
+    NoModel(model::NoModel),
+    ModelRefused(BlobError),
+    TooLittleMemory(Shortage),
     Session(SessionError),
+}
+
+/// Why a request cannot be answered. The next one can.
+#[derive(defmt::Format)]
+enum Refusal {
+    Empty,
+    TooLong { bytes: usize, room: usize },
+    NotUtf8 { valid_up_to: usize },
+    NotIds,
+    NoTokenizer,
+    Tokenizer(EncodeError),
+    Session(SessionError),
+    Output,
+}
+
+impl From<fmt::Error> for Refusal {
+    fn from(_: fmt::Error) -> Self {
+        Refusal::Output
+    }
 }
 
 #[entry]
 fn main() -> ! {
-    match answer() {
-        Ok(()) => exit(0),
+    let console = board::start();
+    match serve(console) {
+        Ok(()) => board::exit(0),
         Err(failure) => {
             defmt::error!("{}", failure);
-            exit(1)
+            board::exit(1)
         }
     }
 }
 
-fn answer() -> Result<(), Failure> {
-    let model = Model::new(&MODEL.0).map_err(Failure::Blob)?;
+/// Answers one request after the other, until there are no more.
+fn serve(mut console: Console) -> Result<(), Failure> {
+    let blob = model::bytes().map_err(Failure::NoModel)?;
+    let model = Model::new(blob).map_err(Failure::ModelRefused)?;
+    let buffers = Buffers::new(&model).map_err(Failure::TooLittleMemory)?;
+    let plan = buffers.plan;
     defmt::info!(
-        "model of {=u64} parameters: {=usize} bytes of flash; {=usize} of cache and {=usize} of scratch in RAM",
+        "model of {=u64} parameters, {=usize} bytes of flash; context {=u32}",
         model.arch().parameters(),
-        BLOB.len(),
-        PLAN.cache_bytes(),
-        PLAN.scratch_bytes()
+        blob.len(),
+        plan.limits().context
     );
-    let mut prompt = [0; HEADER.arch.context as usize];
-    let prompt = parse(PROMPT, &mut prompt).ok_or(Failure::Prompt)?;
-
-    let (cache, scratch) = (&mut CACHE.take().0, &mut SCRATCH.take().0);
-    let mut session = Session::new(model, &PLAN, cache, scratch).map_err(Failure::Session)?;
-    let (mut answer, mut count, mut digest) = ([0; TOKENS], 0, Digest::new());
-    let mut logits = session.prefill(prompt).map_err(Failure::Session)?;
-    for slot in &mut answer {
-        digest.update(logits);
-        let id = argmax(logits);
-        *slot = id;
-        count += 1;
-        if count == TOKENS || model.special().end().contains(&id) {
-            break;
+    defmt::info!(
+        "RAM: {=usize} bytes of cache, {=usize} of scratch; all statics {=usize}",
+        plan.cache_bytes(),
+        plan.scratch_bytes(),
+        memory::statics()
+    );
+    let mut session = Session::new(model, &plan, buffers.cache, buffers.scratch).map_err(Failure::Session)?;
+    let (input, workspace) = (INPUT.take(), WORKSPACE_MEMORY.take());
+    defmt::info!("waiting for a line");
+    while let Some(line) = input.line(|| console.byte()) {
+        let answered = match line {
+            Line::Text(text) => answer(&mut session, text, workspace, buffers.ids, &mut console),
+            Line::NotUtf8(e) => Err(Refusal::NotUtf8 { valid_up_to: e.valid_up_to() }),
+            Line::TooLong { bytes } => Err(Refusal::TooLong { bytes, room: LINE }),
+        };
+        if let Err(refusal) = answered {
+            defmt::error!("request refused: {}", refusal);
         }
-        logits = session.step(id).map_err(Failure::Session)?;
+        // Where nobody listens nobody misses the end of the line.
+        let _ = console.write_str("\n");
     }
-    defmt::info!("tokens {}", answer.get(..count).unwrap_or(&[]));
-    defmt::info!("digest {=u64:016x}", digest.value());
     Ok(())
 }
 
-/// Token ids separated by commas, into `ids`; `None` if they are none or do not fit.
-fn parse<'i>(text: &str, ids: &'i mut [u32]) -> Option<&'i [u32]> {
-    let mut count = 0;
-    for part in text.split(',') {
-        *ids.get_mut(count)? = part.trim().parse().ok()?;
-        count += 1;
+/// Answers one request: until the model ends it, or the context is full.
+fn answer(
+    session: &mut Session<'_, '_>,
+    request: &str,
+    workspace: &mut [u32],
+    ids: &mut [u32],
+    console: &mut Console,
+) -> Result<(), Refusal> {
+    let model = *session.model();
+    let tokenizer = model.tokenizer();
+    let count = match (request.strip_prefix("ids:"), tokenizer) {
+        _ if request.is_empty() => return Err(Refusal::Empty),
+        (Some(list), _) => parse(list, ids)?,
+        (None, Some(tokenizer)) => tokenizer.encode_prompt(request, workspace, ids).map_err(Refusal::Tokenizer)?,
+        (None, None) => return Err(Refusal::NoTokenizer),
+    };
+    let prompt = ids.get(..count).unwrap_or(&[]);
+
+    session.reset();
+    let start = clock::now();
+    let mut logits = session.prefill(prompt).map_err(Refusal::Session)?;
+    let prefill = clock::now() - start;
+
+    let (mut stream, mut digest) = (tokenizer.map(|tokenizer| tokenizer.stream(true)), Digest::new());
+    let (mut decode, mut generated) = (0, 0);
+    loop {
+        digest.update(logits);
+        let id = argmax(logits);
+        // As many as there are positions, and one behind the last.
+        if let Some(slot) = ids.get_mut(generated) {
+            *slot = id;
+        }
+        generated += 1;
+        if model.special().end().contains(&id) {
+            break;
+        }
+        match &mut stream {
+            Some(stream) => stream.push(id, console)?,
+            None => {
+                console.write_str(if generated == 1 { "" } else { "," })?;
+                console.write_str(itoa::Buffer::new().format(id))?;
+            }
+        }
+        if session.position() == session.context() {
+            defmt::warn!("the context is full");
+            break;
+        }
+        let start = clock::now();
+        logits = session.step(id).map_err(Refusal::Session)?;
+        decode += clock::now() - start;
     }
-    ids.get(..count)
+    if let Some(stream) = stream {
+        stream.finish(console)?;
+    }
+
+    report("prompt", count, prefill);
+    report("answer", generated - 1, decode);
+    defmt::info!("tokens {}", ids.get(..generated).unwrap_or(ids));
+    defmt::info!("digest {=u64:016x}", digest.value());
+    let (used, size) = memory::stack();
+    defmt::info!("stack: {=usize} of {=usize} bytes used so far", used, size);
+    Ok(())
 }
 
-#[panic_handler]
-fn panic(info: &PanicInfo<'_>) -> ! {
-    defmt::error!("{}", defmt::Display2Format(info));
-    exit(101)
+/// How fast so many tokens went.
+fn report(what: &str, tokens: usize, ticks: u64) {
+    let (tokens, ticks) = (tokens as u64, ticks.max(1));
+    match TICK {
+        Tick::Instructions(each) => {
+            let instructions = ticks * u64::from(each) / tokens.max(1);
+            defmt::info!("{=str}: {=u64} tokens, {=u64} instructions a token", what, tokens, instructions);
+        }
+        Tick::Cycle { hertz } => {
+            let tenths = 10 * tokens * u64::from(hertz) / ticks;
+            defmt::info!("{=str}: {=u64} tokens, {=u64}.{=u64} tokens/s", what, tokens, tenths / 10, tenths % 10);
+        }
+    }
+}
+
+/// Token ids separated by commas.
+fn parse(list: &str, ids: &mut [u32]) -> Result<usize, Refusal> {
+    let (mut count, capacity) = (0, ids.len());
+    for id in list.split(',') {
+        let slot = ids.get_mut(count).ok_or(Refusal::Tokenizer(EncodeError::OutputFull { capacity }))?;
+        *slot = id.trim().parse().map_err(|_| Refusal::NotIds)?;
+        count += 1;
+    }
+    Ok(count)
 }

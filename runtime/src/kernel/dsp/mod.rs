@@ -195,24 +195,16 @@ impl Dsp {
         group: usize,
         q: &mut [i8],
         scales: &mut [f32],
-        sums: &mut [i32],
+        starts: &mut [i32],
     ) {
-        // Sums are for layouts that this target's kernels do not have.
-        let wanted = layout != Layout::Dsp && !sums.is_empty();
+        // Starts are for layouts that this target's kernels do not have.
+        let wanted = layout != Layout::Dsp && !starts.is_empty();
         if wanted || !quantize::quantize(layout, x, group, q, scales) {
-            Portable.quantize(layout, x, group, q, scales, sums);
+            Portable.quantize(layout, x, group, q, scales, starts);
         }
     }
 
-    pub(super) fn norm(
-        self,
-        kind: Norm,
-        eps: f32,
-        x: &[f32],
-        weight: &[f32],
-        bias: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
+    pub(super) fn norm(self, kind: Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
         Portable.norm(kind, eps, x, weight, bias, out);
     }
 

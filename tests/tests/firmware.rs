@@ -1,0 +1,401 @@
+//! The firmware in QEMU, on a Cortex-M7 and a Cortex-M33: it answers as the desktop does, bit for bit; it refuses damaged
+//! models; nothing that it is sent stops it; and what does not fit does not build.
+//!
+//! These tests build firmware and need an emulator, so they run only when asked: `cargo test -p thumbformer-tests --test
+//! firmware -- --ignored`. Without QEMU they fail.
+
+#[path = "../../convert/tests/common/mod.rs"]
+mod common;
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+use thumbformer::arch::Arch;
+use thumbformer::blob::{ENTRY_BYTES, header::HEADER_BYTES};
+use thumbformer::decode::argmax;
+use thumbformer::packing::{Layout, Packing};
+use thumbformer::workers::Serial;
+use thumbformer::{Backend, Digest, Limits, Model, Plan, Session};
+use thumbformer_convert::boards::Memories;
+use thumbformer_convert::memory::AlignedBytes;
+use thumbformer_convert::pipeline::{Calibration, Options, Prepared, Silent};
+use thumbformer_convert::synthetic::{Synthetic, llama};
+use thumbformer_tests::tiny;
+
+const CORES: [&str; 2] = ["mps2-an500", "mps2-an505"];
+const PACKING: Packing = Packing { layout: Layout::Dsp, group: 32 };
+
+/// A program for a board.
+#[derive(Clone)]
+struct Firmware {
+    elf: PathBuf,
+}
+
+/// What it said.
+#[derive(Debug)]
+struct Said {
+    code: Option<i32>,
+    /// Its answers.
+    answers: String,
+    /// Its log.
+    log: String,
+}
+
+/// `firmware/run --build` with these options: the program, or why it cannot be built. Only one builds at a time, since
+/// all builds for one processor have one output; what is built is kept, and copied out of the next one's way.
+fn build(options: &[&str]) -> Result<Firmware, String> {
+    static BUILT: Mutex<Option<HashMap<String, Firmware>>> = Mutex::new(None);
+    let mut built = BUILT.lock().unwrap_or_else(|e| e.into_inner());
+    let built = built.get_or_insert_default();
+    let key = options.join(" ");
+    if let Some(firmware) = built.get(&key) {
+        return Ok(firmware.clone());
+    }
+    let output = Command::new(common::repository("firmware/run"))
+        .arg("--build")
+        .args(options)
+        .env_remove("THUMBFORMER_MODEL")
+        .env_remove("THUMBFORMER_CONTEXT")
+        .output()
+        .expect("firmware/run starts");
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    let found = PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim_end());
+    let elf = file(&format!("firmware-{}.elf", built.len()), &std::fs::read(found).expect("the program"));
+    built.insert(key, Firmware { elf: elf.clone() });
+    Ok(Firmware { elf })
+}
+
+fn built(options: &[&str]) -> Firmware {
+    build(options).unwrap_or_else(|e| panic!("firmware/run {options:?}:\n{e}"))
+}
+
+/// The firmware that finds its model in flash of its own.
+fn without_model(board: &str) -> Firmware {
+    built(&["--board", board, "--features", "model-in-flash"])
+}
+
+/// A file for this test run.
+fn file(name: &str, bytes: &[u8]) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    path
+}
+
+impl Firmware {
+    /// Sends lines, with a model in flash if there is one.
+    fn hears(&self, model: Option<&Path>, lines: &[u8]) -> Said {
+        let mut child = Command::new(common::repository("firmware/runner"))
+            .arg(&self.elf)
+            .env("THUMBFORMER_FLASH", model.unwrap_or(Path::new("")))
+            .env("THUMBFORMER_TIMEOUT", "600")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("firmware/runner starts");
+        let mut input = child.stdin.take().expect("a pipe");
+        std::thread::scope(|scope| {
+            // A firmware that ends early does not read it all.
+            scope.spawn(move || {
+                let _ = input.write_all(lines);
+            });
+            let output = child.wait_with_output().expect("it ends");
+            Said {
+                code: output.status.code(),
+                answers: String::from_utf8(output.stdout).expect("answers are text"),
+                log: String::from_utf8(output.stderr).expect("logs are text"),
+            }
+        })
+    }
+}
+
+impl Said {
+    /// It ended well. Answers line by line.
+    fn lines(&self) -> Vec<&str> {
+        assert_eq!(self.code, Some(0), "{}", self.log);
+        self.answers.lines().collect()
+    }
+
+    /// Interrupts included, half of the stack was enough.
+    fn used_little_stack(&self, board: &str) {
+        let stack = self.logged("stack:").last().copied().expect("it says so after every answer");
+        println!("{board}: stack: {stack}");
+        let used = stack.split(' ').next().and_then(|used| used.parse().ok());
+        assert!(used.is_some_and(|used: u32| used < 8 << 10), "{board}: {stack}");
+    }
+
+    /// What follows a word at the beginning of log messages.
+    fn logged<'s>(&'s self, word: &str) -> Vec<&'s str> {
+        let messages = self.log.lines().filter_map(|line| line.strip_prefix("INFO"));
+        messages.filter_map(|line| line.trim_start().strip_prefix(word)?.strip_prefix(' ')).collect()
+    }
+}
+
+/// What the desktop answers.
+struct Answer {
+    ids: Vec<u32>,
+    digest: Digest,
+}
+
+/// By the portable backend: the definition of every result.
+fn on_the_desk(model: Model<'_>, prompt: &[u32], context: u32) -> Answer {
+    let plan = Plan::for_header(model.header(), Limits::new(context, 5)).expect("a plan");
+    let (mut cache, mut scratch) = (vec![0; plan.cache_bytes()], vec![0; plan.scratch_bytes()]);
+    let session = Session::with(model, &plan, &mut cache, &mut scratch, Backend::PORTABLE, Serial);
+    let mut session = session.expect("buffers as planned");
+    let mut answer = Answer { ids: Vec::new(), digest: Digest::new() };
+    let mut logits = session.prefill(prompt).expect("a good prompt");
+    loop {
+        answer.digest.update(logits);
+        let id = argmax(logits);
+        answer.ids.push(id);
+        if model.special().end().contains(&id) || session.position() == session.context() {
+            return answer;
+        }
+        logits = session.step(id).expect("room");
+    }
+}
+
+fn convert(folder: &Path, packing: Packing) -> AlignedBytes {
+    let options = Options { packing, calibration: Calibration::None, ..Options::default() };
+    let prepared = Prepared::open(folder, options).expect("a good checkpoint");
+    prepared.to_memory(&Silent).expect("finite numbers").0
+}
+
+fn request(ids: &[u32]) -> String {
+    let ids: Vec<_> = ids.iter().map(u32::to_string).collect();
+    format!("ids:{}\n", ids.join(","))
+}
+
+#[test]
+#[ignore = "builds firmware and needs qemu-system-arm"]
+fn the_bundled_model_answers_as_on_the_desk() {
+    let pairs = std::fs::read_to_string(common::repository("tests/models/home-commands/held_out.tsv")).expect("pairs");
+    let pairs: Vec<_> = pairs.lines().filter_map(|line| line.split_once('\t')).take(12).collect();
+    let lines: String = pairs.iter().map(|(request, _)| format!("{request}\n")).collect();
+    // The build script converts with the defaults.
+    let folder = common::repository("tests/models/home-commands");
+    let prepared = Prepared::open(&folder, Options { packing: PACKING, ..Options::default() }).expect("a checkpoint");
+    let (blob, _) = prepared.to_memory(&Silent).expect("finite numbers");
+    let model = Model::new(&blob).expect("a good blob");
+    let tokenizer = model.tokenizer().expect("a tokenizer");
+    for board in CORES {
+        let said = built(&["--board", board]).hears(None, lines.as_bytes());
+        let answers = said.lines();
+        assert_eq!(answers.len(), pairs.len(), "{said:?}");
+        let digests = said.logged("digest");
+        for (((request, expected), answer), digest) in pairs.iter().zip(answers).zip(digests) {
+            assert_eq!(answer, *expected, "{board}: {request}");
+            let (mut workspace, mut ids) = (vec![0; 2048], vec![0; 128]);
+            let count = tokenizer.encode_prompt(request, &mut workspace, &mut ids).expect("it fits");
+            let desk = on_the_desk(model, &ids[..count], 128);
+            assert_eq!(digest, format!("{:016x}", desk.digest.value()), "{board}: {request}");
+        }
+        assert_eq!(said.logged("digest").len(), pairs.len());
+        said.used_little_stack(board);
+    }
+}
+
+#[test]
+#[ignore = "builds firmware and needs qemu-system-arm"]
+fn every_model_gives_the_desktops_bits() {
+    for board in CORES {
+        let firmware = without_model(board);
+        for name in common::models() {
+            // Both layouts: each has the other's kernel fall back.
+            for layout in [Layout::Dsp, Layout::Rows8] {
+                let blob = convert(&common::model(&name), Packing { layout, ..PACKING });
+                let model = Model::new(&blob).expect("a good blob");
+                let arch = model.arch();
+                let prompt: Vec<u32> = (0..arch.context * 2 / 3).map(|i| (i * 7 + 3) % arch.vocab).collect();
+                let path = file(&format!("every-{board}.thumb"), &blob);
+                let said = firmware.hears(Some(&path), request(&prompt).as_bytes());
+                let desk = on_the_desk(model, &prompt, arch.context);
+                said.lines();
+                assert_eq!(said.logged("tokens"), [format!("{:?}", desk.ids)], "{board}: {name}, {layout:?}: {said:?}");
+                let digest = format!("{:016x}", desk.digest.value());
+                assert_eq!(said.logged("digest"), [digest.as_str()], "{board}: {name}, {layout:?}");
+                println!("{board}\t{name}\t{layout:?}\t{digest}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "builds firmware and needs qemu-system-arm"]
+fn a_model_with_a_damaged_byte_is_refused() {
+    let blob = tiny::blob();
+    let end = HEADER_BYTES + tiny::TENSORS * ENTRY_BYTES;
+    assert!(Model::new(&blob).is_ok());
+    // Every byte of head and table on one core; the other has the same parser, so a sample does.
+    for (board, step) in CORES.into_iter().zip([1, 13]) {
+        let firmware = without_model(board);
+        let good = firmware.hears(Some(&file("good.thumb", &blob)), b"ids:1\n");
+        assert_eq!(good.lines().len(), 1, "{good:?}");
+        for at in (0..end).step_by(step) {
+            let mut damaged = blob.to_vec();
+            damaged[at] ^= 1 << (at % 8);
+            let said = firmware.hears(Some(&file(&format!("damaged-{board}.thumb"), &damaged)), b"ids:1\n");
+            assert_eq!((said.code, said.answers.as_str()), (Some(1), ""), "byte {at} on {board}: {said:?}");
+            let error = said.log.lines().last().expect("an error");
+            let refused = error.contains("ModelRefused(") || error.contains("NoModel(");
+            assert!(error.starts_with("ERROR") && refused, "byte {at} on {board}: {}", said.log);
+        }
+        for (bytes, error) in [(&blob[..1000], "ModelRefused("), (&[0xFF; 4096], "NoModel("), (&[], "NoModel(")] {
+            let said = firmware.hears(Some(&file(&format!("damaged-{board}.thumb"), bytes)), b"ids:1\n");
+            assert_eq!(said.code, Some(1), "{board}: {said:?}");
+            assert!(said.log.contains(error), "{board}: {said:?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "builds firmware and needs qemu-system-arm"]
+fn nothing_that_it_is_sent_stops_it() {
+    let good = "please dim the bedroom lamp to forty percent";
+    let bad: [(&[u8], &str); 9] = [
+        (b"", "Empty"),
+        (b"\r", "Empty"),
+        (b"\xFF\xFE light", "NotUtf8"),
+        (b"cut \xE2\x82", "NotUtf8"),
+        (&[b'a'; 600], "TooLong"),
+        (&[b'x'; 512], "OutputFull"),
+        (b"ids:1,two", "NotIds"),
+        (b"ids:512", "vocab: 512"),
+        (b"ids:", "NotIds"),
+    ];
+    let mut lines = Vec::new();
+    for (line, _) in bad {
+        lines.extend_from_slice(line);
+        lines.extend_from_slice(format!("\n{good}\n").as_bytes());
+    }
+    // The last line need not end.
+    lines.extend_from_slice(good.as_bytes());
+    for board in CORES {
+        let said = built(&["--board", board]).hears(None, &lines);
+        let expected: Vec<_> = bad.iter().flat_map(|_| ["", "light.dim(bedroom,40)"]).collect();
+        assert_eq!(said.lines(), [expected, vec!["light.dim(bedroom,40)"]].concat(), "{board}: {}", said.log);
+        let errors: Vec<_> = said.log.lines().filter(|line| line.starts_with("ERROR")).collect();
+        assert_eq!(errors.len(), bad.len(), "{board}: {errors:?}");
+        for ((line, reason), error) in bad.iter().zip(errors) {
+            assert!(error.contains(reason), "{board}: {:?} gave {error}", String::from_utf8_lossy(line));
+        }
+    }
+}
+
+#[test]
+#[ignore = "builds firmware and needs qemu-system-arm"]
+fn ten_thousand_requests_leave_it_as_it_was() {
+    let blob = tiny::blob();
+    let model = Model::new(&blob).expect("a good blob");
+    let arch = *model.arch();
+    let path = file("many.thumb", &blob);
+    let prompts: Vec<Vec<u32>> =
+        (1..=5).map(|n| (0..n.min(arch.context)).map(|i| (i * 2 + n) % arch.vocab).collect()).collect();
+    let requests: Vec<String> = prompts.iter().map(|prompt| request(prompt)).collect();
+    let too_long = request(&vec![1; arch.context as usize + 1]);
+    let kinds: Vec<&[u8]> =
+        requests.iter().map(|r| r.as_bytes()).chain([too_long.as_bytes(), b"\n", b"\xC0\n"]).collect();
+    let desk: Vec<_> = prompts.iter().map(|prompt| on_the_desk(model, prompt, arch.context).digest).collect();
+    for board in CORES {
+        let lines: Vec<u8> = (0..10_000).flat_map(|i| kinds[i % kinds.len()]).copied().collect();
+        let said = without_model(board).hears(Some(&path), &lines);
+        assert_eq!(said.lines().len(), 10_000, "{board}");
+        let digests = said.logged("digest");
+        assert_eq!(digests.len(), 10_000 / 8 * 5, "{board}");
+        for (digest, desk) in digests.iter().zip(desk.iter().cycle()) {
+            assert_eq!(*digest, format!("{:016x}", desk.value()), "{board}");
+        }
+        said.used_little_stack(board);
+    }
+}
+
+/// A model of random weights, and its file.
+fn random(name: &str, arch: Arch) -> (AlignedBytes, PathBuf) {
+    let blob = Synthetic { arch, seed: 1 }.blob(PACKING).expect("a valid shape");
+    let path = file(name, &blob);
+    (blob, path)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+#[test]
+#[ignore = "builds firmware and needs qemu-system-arm"]
+fn what_does_not_fit_does_not_build() {
+    // Both memories of the emulated board have 4 MiB; the stack takes 16 KiB of the RAM.
+    let (flash, ram) = (4 << 20, (4 << 20) - (16 << 10));
+    let (blob, path) = random("large.thumb", llama(512, 256, 8, 4, 4, 512, 64));
+    let error = build(&["--model", text(&path)]).err().expect("it is too large");
+    let missing = blob.len() as u64 + Memories::FIRMWARE_FLASH - flash;
+    let expected = format!("does not fit the flash of mps2-an500: {missing} bytes are missing");
+    assert!(error.contains(&expected), "expected {expected:?}: {error}");
+
+    // 512 bytes of keys, values and scales for each position and layer: 8192 positions are 4 MiB and more.
+    let (blob, path) = random("long.thumb", llama(64, 252, 1, 1, 1, 32, 8192));
+    let header = *Model::new(&blob).expect("a good blob").header();
+    let needed = |context| {
+        let plan = Plan::for_header(&header, Limits::new(context, 8)).expect("a plan");
+        (plan.cache_bytes() + plan.scratch_bytes()) as u64 + Memories::firmware_ram(context)
+    };
+    let fits = (1..8192).rev().find(|&context| needed(context) <= ram).expect("a context");
+    let error = build(&["--model", text(&path)]).err().expect("its context is too long");
+    let expected = format!("a context of 8192 does not fit the RAM of mps2-an500: {} bytes are missing", needed(8192) - ram);
+    assert!(error.contains(&expected), "expected {expected:?}: {error}");
+    assert!(error.contains(&format!("THUMBFORMER_CONTEXT={fits}")), "expected {fits}: {error}");
+
+    // The advice is good, and exact.
+    let shorter = built(&["--model", text(&path), "--context", &fits.to_string()]);
+    let said = shorter.hears(None, b"");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.log.contains(&format!("context {fits}")), "{}", said.log);
+    assert!(build(&["--model", text(&path), "--context", &(fits + 1).to_string()]).is_err());
+    let error = build(&["--context", "129"]).err().expect("longer than the bundled model's");
+    assert!(error.contains("exceeds the model's context of 128"), "{error}");
+    let error = build(&["--context", "many"]).err().expect("not a number");
+    assert!(error.contains("no number of positions"), "{error}");
+}
+
+#[test]
+#[ignore = "builds firmware and needs qemu-system-arm"]
+fn what_does_not_fit_a_heap_is_refused_at_the_start() {
+    let (_, path) = random("long-heap.thumb", llama(64, 252, 1, 1, 1, 32, 8192));
+    let said = without_model("mps2-an500").hears(Some(&path), b"ids:1\n");
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let fits = said.log.split("would_fit: ").nth(1).and_then(|rest| rest.split([' ', '}']).next());
+    let fits = fits.unwrap_or_else(|| panic!("no advice: {}", said.log));
+    // Another file than the firmware was built for, and a context of its own: the advice is good.
+    let shorter = built(&["--features", "model-in-flash", "--context", fits]);
+    let said = shorter.hears(Some(&path), b"");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.log.contains(&format!("context {fits}")), "{}", said.log);
+}
+
+#[test]
+#[ignore = "builds firmware and needs qemu-system-arm"]
+fn a_wrong_build_says_what_to_do() {
+    let error = build(&["--board", "arduino-uno"]).err().expect("there is no such board");
+    assert!(error.contains("unknown board arduino-uno; known are: mps2-an500 "), "{error}");
+    let error = build(&["--model", "nowhere.thumb"]).err().expect("there is no such file");
+    assert!(error.contains("nowhere.thumb"), "{error}");
+    let error = build(&["--model", "Cargo.toml"]).err().expect("it is no model");
+    assert!(error.contains("not a .thumb file"), "{error}");
+    let error = build(&["--features", "mps2-an505"]).err().expect("two boards");
+    assert!(error.contains("the features of two boards are on: mps2-an500 and mps2-an505"), "{error}");
+}
+
+#[test]
+#[ignore = "builds firmware and needs qemu-system-arm"]
+fn the_example_answers() {
+    for board in CORES {
+        let said = built(&["--board", board, "--example", "minimal"]).hears(None, b"");
+        assert_eq!(said.code, Some(0), "{board}: {said:?}");
+        assert_eq!(said.log.trim_end(), "light.dim(bedroom,40)", "{board}");
+    }
+}
