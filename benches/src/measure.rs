@@ -248,6 +248,12 @@ fn repeat(least: Duration, mut work: impl FnMut() -> anyhow::Result<()>) -> anyh
     }
 }
 
+/// How much of the best int8 peak seen beside these samples was there in the median: 1 on a machine without other work.
+pub fn steadiness(samples: &[Sample]) -> f64 {
+    let best = samples.iter().map(|s| s.int8).fold(0.0, f64::max);
+    median(samples.iter().map(|s| s.int8)) / best
+}
+
 /// The straight line closest to the points: its value at 0, and its slope. `None` without two different places.
 pub fn line(points: &[(f64, f64)]) -> Option<(f64, f64)> {
     let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / points.len() as f64;
@@ -319,6 +325,13 @@ mod tests {
         let (ended, _) = replay(&mut session, &[1, 2, 3], 3, &ids[1..2]).unwrap();
         assert_eq!(ended, ids[..2]);
         assert!(replay(&mut session, &[1, 2, 3], 15, &[]).unwrap_err().to_string().contains("context full"));
+    }
+
+    #[test]
+    fn a_machine_that_slows_down_is_not_steady() {
+        let sample = |int8| Sample { prefill: Duration::ZERO, step: Duration::ZERO, bandwidth: 1.0, int8 };
+        assert_eq!(steadiness(&[100.0, 100.0, 50.0].map(sample)), 1.0);
+        assert_eq!(steadiness(&[100.0, 60.0, 50.0].map(sample)), 0.6);
     }
 
     #[test]

@@ -290,6 +290,10 @@ impl Bench<'_> {
                 digest: digest.clone(),
             });
         }
+        let steady = samples.iter().map(|samples| measure::steadiness(samples)).fold(1.0, f64::min);
+        if steady < 0.9 {
+            eprintln!("note: other work disturbed this: the int8 peak beside the runs fell to {:.0} %", 100.0 * steady);
+        }
         let timed: Vec<_> = settings.iter().copied().zip(samples).collect();
         self.found.costs.extend(context_costs(subject, &cost, &timed));
         for setting in &settings {
