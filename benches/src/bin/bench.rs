@@ -264,6 +264,12 @@ impl Bench<'_> {
                 settings.extend(lengths.iter().map(|&(prompt, steps)| Setting { backend, pool, prompt, steps }));
             }
         }
+        if let Some(setting) = settings.first() {
+            // A command that does not work should say so now, not after everything else has been measured.
+            for peer in &options.peer {
+                peer.run(setting.prompt, setting.steps, setting.pool.count())?;
+            }
+        }
         let starts = starts(subject.path(), &settings, options)?;
         let mut buffers = Buffers::new(&model, context, options.chunk)?;
         let samples = measure::time(&model, &mut buffers, &settings, options.rounds(), &mut self.gauge)?;
