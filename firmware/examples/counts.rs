@@ -165,7 +165,7 @@ fn products(timer: &mut SYST) {
         let x_scales = &mut x_scales[..tokens * groups];
         x_scales.fill_with(|| random(seed) as f32 / 65_536.0);
         let Some(m) = Matrix::new(rows, cols, packing, weights, scales, 1.0) else { return };
-        let x = Activations { values, stride, scales: x_scales, sums: &[], groups };
+        let x = Activations { values, stride, scales: x_scales, starts: &[], groups };
         let (out, expected) = (&mut out[..tokens * rows], &mut expected[..tokens * rows]);
         let multiply = |backend: Backend, out: &mut [f32]| {
             backend.linear(&m, 0, &x, None, Write::Store, TileMut::new(out, rows, rows));

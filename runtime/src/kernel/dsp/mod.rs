@@ -57,6 +57,30 @@ macro_rules! quad {
     };
 }
 
+/// The same from staged weights: of every quad both words lie behind one another, so that nothing is left to unpack.
+macro_rules! staged_quad {
+    () => {
+        concat!(
+            "ldmia r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, [r1], #8\n",
+            "smlad r8, r4, r2, r8\n smlad r9, r5, r2, r9\n smlad r10, r6, r2, r10\n smlad r11, r7, r2, r11\n",
+            staged_quad!(evens)
+        )
+    };
+    (first) => {
+        concat!(
+            "ldmia r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, [r1], #8\n",
+            "smuad r8, r4, r2\n smuad r9, r5, r2\n smuad r10, r6, r2\n smuad r11, r7, r2\n",
+            staged_quad!(evens)
+        )
+    };
+    (evens) => {
+        concat!(
+            "ldmia r0!, {{r4, r5, r6, r7}}\n",
+            "smlad r8, r4, r3, r8\n smlad r9, r5, r3, r9\n smlad r10, r6, r3, r10\n smlad r11, r7, r3, r11\n"
+        )
+    };
+}
+
 /// r8–r11 / 256 as floats, into s0–s3.
 macro_rules! dots {
     () => {
