@@ -297,30 +297,45 @@ impl Arch {
         if self.gated { 2 * self.hidden } else { self.hidden }
     }
 
+    /// Whether the record has tensors of that role.
+    #[inline(always)]
+    const fn has(&self, role: Role) -> bool {
+        match role {
+            Role::PositionEmbedding => matches!(self.position, Position::Learned),
+            Role::RopeFrequencies => matches!(self.position, Position::Rope),
+            Role::AttentionNormBias | Role::MlpNormBias | Role::FinalNormBias => self.biases.norm,
+            Role::QkvBias => self.biases.qkv,
+            Role::AttentionOutBias => self.biases.attention_out,
+            Role::MlpUpBias | Role::MlpDownBias => self.biases.mlp,
+            Role::Head => !self.tied_head,
+            _ => true,
+        }
+    }
+
     /// The tensor of that role, `None` if this record has none.
+    #[inline]
     pub const fn tensor(&self, role: Role, layer: u32) -> Option<TensorSpec> {
-        let (present, kind, rows, cols) = match role {
-            Role::TokenEmbedding => (true, Kind::Matrix, self.vocab, self.dim),
-            Role::PositionEmbedding => {
-                (matches!(self.position, Position::Learned), Kind::Matrix, self.context, self.dim)
-            }
-            Role::RopeFrequencies => (matches!(self.position, Position::Rope), Kind::Vector, 1, self.rotary_dim / 2),
-            Role::AttentionNorm | Role::MlpNorm | Role::FinalNorm => (true, Kind::Vector, 1, self.dim),
-            Role::AttentionNormBias | Role::MlpNormBias | Role::FinalNormBias => {
-                (self.biases.norm, Kind::Vector, 1, self.dim)
-            }
-            Role::Qkv => (true, Kind::Matrix, self.qkv_width(), self.dim),
-            Role::QkvBias => (self.biases.qkv, Kind::Vector, 1, self.qkv_width()),
-            Role::KeyMean => (true, Kind::Vector, 1, self.kv_width()),
-            Role::AttentionOut => (true, Kind::Matrix, self.dim, self.q_width()),
-            Role::AttentionOutBias => (self.biases.attention_out, Kind::Vector, 1, self.dim),
-            Role::MlpUp => (true, Kind::Matrix, self.up_width(), self.dim),
-            Role::MlpUpBias => (self.biases.mlp, Kind::Vector, 1, self.up_width()),
-            Role::MlpDown => (true, Kind::Matrix, self.dim, self.hidden),
-            Role::MlpDownBias => (self.biases.mlp, Kind::Vector, 1, self.dim),
-            Role::Head => (!self.tied_head, Kind::Matrix, self.vocab, self.dim),
+        if !self.has(role) {
+            return None;
+        }
+        let (kind, rows, cols) = match role {
+            Role::TokenEmbedding | Role::Head => (Kind::Matrix, self.vocab, self.dim),
+            Role::PositionEmbedding => (Kind::Matrix, self.context, self.dim),
+            Role::RopeFrequencies => (Kind::Vector, 1, self.rotary_dim / 2),
+            Role::AttentionNorm | Role::AttentionNormBias => (Kind::Vector, 1, self.dim),
+            Role::Qkv => (Kind::Matrix, self.qkv_width(), self.dim),
+            Role::QkvBias => (Kind::Vector, 1, self.qkv_width()),
+            Role::KeyMean => (Kind::Vector, 1, self.kv_width()),
+            Role::AttentionOut => (Kind::Matrix, self.dim, self.q_width()),
+            Role::AttentionOutBias => (Kind::Vector, 1, self.dim),
+            Role::MlpNorm | Role::MlpNormBias => (Kind::Vector, 1, self.dim),
+            Role::MlpUp => (Kind::Matrix, self.up_width(), self.dim),
+            Role::MlpUpBias => (Kind::Vector, 1, self.up_width()),
+            Role::MlpDown => (Kind::Matrix, self.dim, self.hidden),
+            Role::MlpDownBias => (Kind::Vector, 1, self.dim),
+            Role::FinalNorm | Role::FinalNormBias => (Kind::Vector, 1, self.dim),
         };
-        if present { Some(TensorSpec { role, layer, kind, rows, cols }) } else { None }
+        Some(TensorSpec { role, layer, kind, rows, cols })
     }
 
     /// Every tensor of the record, in the one order in which a blob holds them.
@@ -351,7 +366,7 @@ impl Arch {
 
     /// How many of these roles the record has.
     fn present(&self, roles: &[Role]) -> u32 {
-        roles.iter().filter(|&&role| self.tensor(role, 0).is_some()).count() as u32
+        roles.iter().map(|&role| u32::from(self.has(role))).sum()
     }
 
     /// Number of trained parameters: every tensor but the rotary frequencies and the key means.

@@ -6,10 +6,9 @@
 use core::arch::asm;
 use core::mem::offset_of;
 
-use super::{INPUT, MAX_GROUP, WORD};
+use super::{CONSTANTS, INPUT, MAX_GROUP, WORD};
 use crate::cache::{HeadCache, TILE};
 use crate::kernel::Query;
-use crate::math;
 use crate::packing::{Layout, QUAD};
 
 /// Quads of a tile's positions.
@@ -67,31 +66,6 @@ struct Task {
     out_blocks: usize,
     constants: *const [f32; 16],
     largest: f32,
-}
-
-/// What the assembly keeps in s16–s31: [`math::EXP2`], the rounding constant, the least exponent, and empty lanes.
-const CONSTANTS: [f32; 16] = {
-    let c = math::EXP2;
-    [c[0], c[1], c[2], c[3], c[4], c[5], math::ROUND, math::LEAST_EXPONENT, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
-};
-
-/// [`math::exp2`] of `$x` into `$p`, all but the exponent, which is left in the low bits of the integers `$n`; `$t` is used up.
-macro_rules! exp2 {
-    ($x:tt, $p:tt, $t:tt, $($n:literal)*) => {
-        concat!(
-            at_least!($x, "s23"),
-            each!("vadd.f32", $t, $x, "s22"),
-            $($n, "\n",)*
-            each!("vsub.f32", $t, "s22"),
-            each!("vsub.f32", $x, $t),
-            each!("vmul.f32", $p, $x, "s16"),
-            each!("vadd.f32", $p, "s17"),
-            each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s18"),
-            each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s19"),
-            each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s20"),
-            each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s21")
-        )
-    };
 }
 
 /// Powers of two of four scores at r0 less s14, in s4–s7; the scores' values' scales at r1, which advances, in s0–s3.
