@@ -23,7 +23,7 @@
 pub mod crc;
 pub mod header;
 
-use crate::arch::{Arch, ArchError, Kind, Role, TensorSpec};
+use crate::arch::{Arch, ArchError, Kind, Order, Role, TensorSpec};
 use crate::matrix::Matrix;
 use crate::packing::{Packing, round_up};
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -227,6 +227,7 @@ impl Entry {
 pub struct Model<'a> {
     blob: &'a [u8],
     header: Header,
+    order: Order,
     tokenizer: Option<Tokenizer<'a>>,
 }
 
@@ -298,7 +299,7 @@ impl<'a> Model<'a> {
         if blob.get(HEADER_BYTES..).map(crc::crc32) != Some(header.content_crc) {
             return Err(BlobError::ContentChecksum);
         }
-        let mut model = Self { blob, header, tokenizer: None };
+        let mut model = Self { blob, header, order: Order::new(&header.arch), tokenizer: None };
         model.check_tensors()?;
         let tokenizer = model.tokenizer_section();
         if !tokenizer.is_empty() {
@@ -395,12 +396,12 @@ impl<'a> Model<'a> {
 
     /// A matrix by its role, `None` if the architecture has none of that role or it is a vector.
     pub fn matrix(&self, role: Role, layer: u32) -> Option<Matrix<'a>> {
-        self.header.arch.find(role, layer).and_then(|(i, t)| self.matrix_at(i, &t))
+        self.order.find(&self.header.arch, role, layer).and_then(|(i, t)| self.matrix_at(i, &t))
     }
 
     /// A vector by its role, `None` if the architecture has none of that role or it is a matrix.
     pub fn vector(&self, role: Role, layer: u32) -> Option<&'a [f32]> {
-        self.header.arch.find(role, layer).and_then(|(i, t)| self.vector_at(i, &t))
+        self.order.find(&self.header.arch, role, layer).and_then(|(i, t)| self.vector_at(i, &t))
     }
 
     /// All tensors of layer `layer`, `None` beyond the last.
@@ -410,7 +411,7 @@ impl<'a> Model<'a> {
             return None;
         }
         // Entries are in the architecture's order, so a cursor finds them without searching.
-        let mut index = arch.first_index(layer);
+        let mut index = self.order.first_index(layer);
         let mut next = |role| {
             let spec = arch.tensor(role, layer)?;
             index += 1;

@@ -193,6 +193,7 @@ macro_rules! exp2 {
 
 mod activate;
 mod attend;
+mod norm;
 mod product;
 mod quantize;
 
@@ -271,7 +272,9 @@ impl Dsp {
     }
 
     pub(super) fn norm(self, kind: Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-        Portable.norm(kind, eps, x, weight, bias, out);
+        if kind != Norm::Rms || bias.is_some() || !norm::rms(eps, x, weight, out) {
+            Portable.norm(kind, eps, x, weight, bias, out);
+        }
     }
 
     pub(super) fn activate(self, kind: Activation, gated: bool, hidden: usize, row: &mut [f32]) {
