@@ -120,7 +120,9 @@ impl<'a> Product<'a> {
         // SAFETY: by the caller's promise, and by what `new` has checked.
         unsafe {
             let x_scales = self.x.scales.as_ptr().add(t * self.x.groups);
-            one_token(
+            let short = self.more() == 0 && self.last == 0;
+            let run = if short { one_token_short } else { one_token_long };
+            run(
                 &OneToken {
                     words: self.words.as_ptr(),
                     x: self.x.values.as_ptr().add(t * self.x.stride),
@@ -128,12 +130,12 @@ impl<'a> Product<'a> {
                     x_scales,
                     x_scales_end: x_scales.add(self.groups),
                     more: self.more(),
-                    left: 0,
                     last: self.last,
                     out: row,
                     out_end: row.add(self.rows),
                     bias: self.bias,
                     add: self.add,
+                    bias_or_add: usize::from(!self.bias.is_null()) | self.add,
                 },
                 self.factor,
             );
@@ -224,8 +226,6 @@ struct OneToken {
     x_scales_end: *const f32,
     /// Bundles of such a group, less one.
     more: usize,
-    /// Room for a count.
-    left: usize,
     /// Quads of another group behind them, or 0.
     last: usize,
     out: *mut f32,
@@ -234,110 +234,126 @@ struct OneToken {
     bias: *const f32,
     /// 1 to add to `out`, 0 to replace it.
     add: usize,
+    /// 1 if one of these is to be done.
+    bias_or_add: usize,
 }
 
-/// # Safety
-/// There is at least one block and one group. All pointers are aligned to words and valid for what the fields promise.
-#[inline(never)]
-unsafe fn one_token(task: &OneToken, factor: f32) {
-    // SAFETY: by the caller's promise. r6 and r7 are not ours to name, so they are saved here; the stack is as before.
-    unsafe {
-        asm!(
-            "push {{r6, r7}}",
-            // The fields, to where they are one instruction away.
-            "vldmia r0, {{s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11}}",
-            "vpush {{s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11}}",
-            "vmov s15, r1",
-            "ldr r0, [sp, #{words}]",
-            "ldr r12, [sp, #{w_scales}]",
-            "2:", // A block.
-            "ldr r1, [sp, #{x}]",
-            "ldr lr, [sp, #{x_scales}]",
-            "movs r2, #0",
-            "vmov s8, s9, r2, r2",
-            "vmov s10, s11, r2, r2",
-            "ldr r2, [sp, #{x_scales_end}]",
-            "cmp lr, r2",
-            "beq 5f",
-            "3:", // A group of whole bundles.
-            quad!(first), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(),
-            "ldr r2, [sp, #{more}]",
-            "cbz r2, 4f",
-            "b 20f",
-            "4:",
-            dots!(),
-            w_scales!(),
-            add_group!(),
-            "ldr r2, [sp, #{x_scales_end}]",
-            "cmp lr, r2",
-            "bne 3b",
-            "5:",
-            "ldr r2, [sp, #{last}]",
-            "cbz r2, 6f",
-            "b 22f",
-            "6:", // The outputs.
-            "ldrd r4, r5, [sp, #{out}]",
-            "ldrd r6, r7, [sp, #{bias}]",
-            each!("vmul.f32", ["s8" "s9" "s10" "s11"], "s15"),
-            "cbz r6, 7f",
-            "vldmia r6!, {{s4, s5, s6, s7}}",
-            "str r6, [sp, #{bias}]",
-            each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"]),
-            "7:",
-            "cbz r7, 8f",
-            "vldmia r4, {{s4, s5, s6, s7}}",
-            each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"], ["s8" "s9" "s10" "s11"]),
-            "8:",
-            "vstmia r4!, {{s8, s9, s10, s11}}",
-            "str r4, [sp, #{out}]",
-            "cmp r4, r5",
-            "bne 2b",
-            "b 25f",
-            "20:", // More bundles of a group.
-            "str r2, [sp, #{left}]",
-            quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(),
-            "ldr r2, [sp, #{left}]",
-            "subs r2, r2, #1",
-            "bne 20b",
-            "b 4b",
-            "22:", // The last group.
-            "str r2, [sp, #{left}]",
-            quad!(first),
-            "23:",
-            "ldr r2, [sp, #{left}]",
-            "subs r2, r2, #1",
-            "beq 24f",
-            "str r2, [sp, #{left}]",
-            quad!(),
-            "b 23b",
-            "24:",
-            dots!(),
-            w_scales!(),
-            add_group!(),
-            "b 6b",
-            "25:",
-            "add sp, sp, #{size}",
-            "pop {{r6, r7}}",
-            words = const offset_of!(OneToken, words),
-            x = const offset_of!(OneToken, x),
-            w_scales = const offset_of!(OneToken, w_scales),
-            x_scales = const offset_of!(OneToken, x_scales),
-            x_scales_end = const offset_of!(OneToken, x_scales_end),
-            more = const offset_of!(OneToken, more),
-            left = const offset_of!(OneToken, left),
-            last = const offset_of!(OneToken, last),
-            out = const offset_of!(OneToken, out),
-            bias = const offset_of!(OneToken, bias),
-            size = const size_of::<OneToken>(),
-            inout("r0") task => _,
-            inout("r1") factor.to_bits() => _,
-            out("r2") _, out("r3") _, out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
-            out("r12") _, out("lr") _,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _, out("s15") _,
-        );
-    }
+/// The assembly for one token: once for rows that are groups of one bundle, and once for all others, with what those need
+/// before the groups, behind a group's first bundle, behind the groups, and the code they branch to.
+macro_rules! one_token {
+    ($name:ident, $groups:expr, $bundles:expr, $last:expr, $branches:expr, [$($offsets:tt)*]) => {
+        /// # Safety
+        /// There is at least one block and one group. All pointers are aligned to words and valid for what the fields
+        /// promise.
+        #[inline(never)]
+        unsafe fn $name(task: &OneToken, factor: f32) {
+            // SAFETY: by the caller's promise. r6 and r7 are not ours to name, so they are saved here; the stack is as before.
+            unsafe {
+                asm!(
+                    "push {{r6, r7}}",
+                    // The fields, to where they are one instruction away.
+                    "vldmia r0, {{s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11}}",
+                    "vpush {{s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11}}",
+                    "vmov s15, r1",
+                    "ldr r0, [sp, #{words}]",
+                    "ldr r12, [sp, #{w_scales}]",
+                    "2:", // A block.
+                    "ldr r1, [sp, #{x}]",
+                    "ldr lr, [sp, #{x_scales}]",
+                    "movs r2, #0",
+                    "vmov s8, s9, r2, r2",
+                    "vmov s10, s11, r2, r2",
+                    $groups,
+                    "3:", // A group of whole bundles.
+                    quad!(first), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(),
+                    $bundles,
+                    "4:",
+                    dots!(),
+                    w_scales!(),
+                    add_group!(),
+                    "ldr r2, [sp, #{x_scales_end}]",
+                    "cmp lr, r2",
+                    "bne 3b",
+                    $last,
+                    "6:",
+                    "ldr r2, [sp, #{bias_or_add}]",
+                    each!("vmul.f32", ["s8" "s9" "s10" "s11"], "s15"),
+                    "cbnz r2, 7f",
+                    "8:", // The outputs.
+                    "ldrd r4, r5, [sp, #{out}]",
+                    "vstmia r4!, {{s8, s9, s10, s11}}",
+                    "str r4, [sp, #{out}]",
+                    "cmp r4, r5",
+                    "bne 2b",
+                    "b 25f",
+                    "7:",
+                    "ldrd r6, r7, [sp, #{bias}]",
+                    "cbz r6, 9f",
+                    "vldmia r6!, {{s4, s5, s6, s7}}",
+                    "str r6, [sp, #{bias}]",
+                    each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"]),
+                    "9:",
+                    "cmp r7, #0",
+                    "beq 8b",
+                    "ldr r4, [sp, #{out}]",
+                    "vldmia r4, {{s4, s5, s6, s7}}",
+                    each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"], ["s8" "s9" "s10" "s11"]),
+                    "b 8b",
+                    $branches,
+                    "25:",
+                    "add sp, sp, #{size}",
+                    "pop {{r6, r7}}",
+                    words = const offset_of!(OneToken, words),
+                    x = const offset_of!(OneToken, x),
+                    w_scales = const offset_of!(OneToken, w_scales),
+                    x_scales = const offset_of!(OneToken, x_scales),
+                    x_scales_end = const offset_of!(OneToken, x_scales_end),
+                    out = const offset_of!(OneToken, out),
+                    bias = const offset_of!(OneToken, bias),
+                    bias_or_add = const offset_of!(OneToken, bias_or_add),
+                    size = const size_of::<OneToken>(),
+                    $($offsets)*
+                    inout("r0") task => _,
+                    inout("r1") factor.to_bits() => _,
+                    out("r2") _, out("r3") _, out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _,
+                    out("r11") _, out("r12") _, out("lr") _,
+                    out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _,
+                    out("s7") _, out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _,
+                    out("s14") _, out("s15") _,
+                );
+            }
+        }
+    };
 }
+
+one_token!(one_token_short, "", "", "", "", []);
+one_token!(
+    one_token_long,
+    "ldr r2, [sp, #{x_scales_end}]
+     cmp lr, r2
+     beq 5f",
+    "ldr r2, [sp, #{more}]
+     cbz r2, 4f
+     b 20f",
+    "5:
+     ldr r2, [sp, #{last}]
+     cbz r2, 6f
+     b 22f",
+    concat!(
+        "20:\n push {{r2}}\n", // More bundles of a group; the stack holds how many.
+        quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(),
+        "pop {{r2}}\n subs r2, r2, #1\n bne 20b\n b 4b\n",
+        "22:\n push {{r2}}\n", // The quads of the last group.
+        quad!(first),
+        "23:\n pop {{r2}}\n subs r2, r2, #1\n beq 24f\n push {{r2}}\n",
+        quad!(),
+        "b 23b\n",
+        "24:\n",
+        dots!(), w_scales!(), add_group!(),
+        "b 6b"
+    ),
+    [more = const offset_of!(OneToken, more), last = const offset_of!(OneToken, last),]
+);
 
 /// Bytes of a staged quad: both words of each row.
 const STAGED: usize = 2 * WORD;
