@@ -346,35 +346,48 @@ impl Arch {
         before.chain(layers).chain(after).filter_map(|(role, layer)| self.tensor(role, layer))
     }
 
-    /// Index in [`Arch::tensors`] of the first tensor of layer `layer`.
-    pub(crate) fn first_index(&self, layer: u32) -> u32 {
-        self.present(&BEFORE) + layer * self.present(&LAYER)
-    }
-
-    /// Index in [`Arch::tensors`] of the tensor of that role, and the tensor; `None` if there is none.
-    pub(crate) fn find(&self, role: Role, layer: u32) -> Option<(u32, TensorSpec)> {
-        let lists = [
-            (BEFORE.as_slice(), 1, 0),
-            (LAYER.as_slice(), self.layers, self.first_index(0)),
-            (AFTER.as_slice(), 1, self.first_index(self.layers)),
-        ];
-        let (list, layers, first) = lists.into_iter().find(|(list, ..)| list.contains(&role))?;
-        let spec = self.tensor(role, layer).filter(|_| layer < layers)?;
-        let before = list.split(|&other| other == role).next().unwrap_or(&[]);
-        Some((first + layer * self.present(list) + self.present(before), spec))
-    }
-
-    /// How many of these roles the record has.
-    fn present(&self, roles: &[Role]) -> u32 {
-        roles.iter().map(|&role| u32::from(self.has(role))).sum()
-    }
-
     /// Number of trained parameters: every tensor but the rotary frequencies and the key means.
     pub fn parameters(&self) -> u64 {
         self.tensors()
             .filter(|t| !matches!(t.role, Role::RopeFrequencies | Role::KeyMean))
             .map(|t| u64::from(t.rows) * u64::from(t.cols))
             .sum()
+    }
+}
+
+/// Where tensors stand in [`Arch::tensors`]: counted once, because a token asks for all of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    /// Tensors before the layers.
+    before: u32,
+    /// Tensors of a layer.
+    layer: u32,
+}
+
+impl Order {
+    pub(crate) fn new(arch: &Arch) -> Self {
+        let present = |roles: &[Role]| roles.iter().map(|&role| u32::from(arch.has(role))).sum();
+        Self { before: present(&BEFORE), layer: present(&LAYER) }
+    }
+
+    /// Index of the first tensor of layer `layer`.
+    pub(crate) fn first_index(&self, layer: u32) -> u32 {
+        self.before + layer * self.layer
+    }
+
+    /// Index of the tensor of that role, and the tensor; `None` if `arch` has none.
+    pub(crate) fn find(&self, arch: &Arch, role: Role, layer: u32) -> Option<(u32, TensorSpec)> {
+        let layers = if LAYER.contains(&role) { arch.layers } else { 1 };
+        let spec = arch.tensor(role, layer).filter(|_| layer < layers)?;
+        let (list, first) = if BEFORE.contains(&role) {
+            (&BEFORE[..], 0)
+        } else if AFTER.contains(&role) {
+            (&AFTER[..], self.first_index(arch.layers))
+        } else {
+            (&LAYER[..], self.first_index(layer))
+        };
+        let before = list.iter().take_while(|&&other| other != role).map(|&role| u32::from(arch.has(role)));
+        Some((first + before.sum::<u32>(), spec))
     }
 }
 
@@ -426,13 +439,13 @@ mod tests {
         for arch in [plain, full, Arch { biases: Biases { qkv: true, ..Biases::default() }, ..plain }] {
             arch.validate().unwrap();
             for (index, spec) in (0u32..).zip(arch.tensors()) {
-                assert_eq!(arch.find(spec.role, spec.layer), Some((index, spec)));
+                assert_eq!(Order::new(&arch).find(&arch, spec.role, spec.layer), Some((index, spec)));
             }
-            assert_eq!(arch.find(Role::Qkv, 3), None);
-            assert_eq!(arch.find(Role::FinalNorm, 1), None);
-            assert_eq!(arch.find(Role::Qkv, u32::MAX), None);
+            assert_eq!(Order::new(&arch).find(&arch, Role::Qkv, 3), None);
+            assert_eq!(Order::new(&arch).find(&arch, Role::FinalNorm, 1), None);
+            assert_eq!(Order::new(&arch).find(&arch, Role::Qkv, u32::MAX), None);
         }
-        assert_eq!(plain.find(Role::Head, 0), None);
-        assert_eq!(full.find(Role::RopeFrequencies, 0), None);
+        assert_eq!(Order::new(&plain).find(&plain, Role::Head, 0), None);
+        assert_eq!(Order::new(&full).find(&full, Role::RopeFrequencies, 0), None);
     }
 }

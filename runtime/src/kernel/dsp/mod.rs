@@ -35,17 +35,24 @@ macro_rules! each {
 /// Four rows' quad times a vector's: r0 words, r1 vector (both advance), r8–r11 sums; r2–r7 are used up. 56 bytes of code.
 macro_rules! quad {
     () => {
-        concat!(
-            "ldmia.w r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, [r1], #8\n",
-            "smlad r8, r4, r2, r8\n smlad r9, r5, r2, r9\n smlad r10, r6, r2, r10\n smlad r11, r7, r2, r11\n",
-            quad!(evens)
-        )
+        quad!("[r1], #8")
     };
     // The sums start here.
     (first) => {
+        quad!(first "[r1], #8")
+    };
+    (first $x:literal) => {
         concat!(
-            "ldmia.w r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, [r1], #8\n",
+            "ldmia.w r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, ", $x, "\n",
             "smuad r8, r4, r2\n smuad r9, r5, r2\n smuad r10, r6, r2\n smuad r11, r7, r2\n",
+            quad!(evens)
+        )
+    };
+    // The vector's quad at $x.
+    ($x:literal) => {
+        concat!(
+            "ldmia.w r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, ", $x, "\n",
+            "smlad r8, r4, r2, r8\n smlad r9, r5, r2, r9\n smlad r10, r6, r2, r10\n smlad r11, r7, r2, r11\n",
             quad!(evens)
         )
     };
@@ -193,8 +200,10 @@ macro_rules! exp2 {
 
 mod activate;
 mod attend;
+mod norm;
 mod product;
 mod quantize;
+mod rotate;
 
 use super::portable::Portable;
 use super::{Activations, Query, TileMut, Write};
@@ -271,7 +280,9 @@ impl Dsp {
     }
 
     pub(super) fn norm(self, kind: Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-        Portable.norm(kind, eps, x, weight, bias, out);
+        if kind != Norm::Rms || bias.is_some() || !norm::rms(eps, x, weight, out) {
+            Portable.norm(kind, eps, x, weight, bias, out);
+        }
     }
 
     pub(super) fn activate(self, kind: Activation, gated: bool, hidden: usize, row: &mut [f32]) {
@@ -281,6 +292,8 @@ impl Dsp {
     }
 
     pub(super) fn rotate(self, head: &mut [f32], cos_sin: &[f32]) {
-        Portable.rotate(head, cos_sin);
+        if !rotate::rotate(head, cos_sin) {
+            Portable.rotate(head, cos_sin);
+        }
     }
 }

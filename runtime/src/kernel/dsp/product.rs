@@ -120,7 +120,9 @@ impl<'a> Product<'a> {
         // SAFETY: by the caller's promise, and by what `new` has checked.
         unsafe {
             let x_scales = self.x.scales.as_ptr().add(t * self.x.groups);
-            one_token(
+            let short = self.more() == 0 && self.last == 0;
+            let run = if short { one_token_short } else { one_token_long };
+            run(
                 &OneToken {
                     words: self.words.as_ptr(),
                     x: self.x.values.as_ptr().add(t * self.x.stride),
@@ -128,12 +130,12 @@ impl<'a> Product<'a> {
                     x_scales,
                     x_scales_end: x_scales.add(self.groups),
                     more: self.more(),
-                    left: 0,
                     last: self.last,
                     out: row,
                     out_end: row.add(self.rows),
                     bias: self.bias,
                     add: self.add,
+                    bias_or_add: usize::from(!self.bias.is_null()) | self.add,
                 },
                 self.factor,
             );
@@ -146,44 +148,59 @@ impl<'a> Product<'a> {
     unsafe fn staged(&self, out: &mut TileMut<'_, f32>, t: usize, count: usize) {
         let mut stage = MaybeUninit::<Stage>::uninit();
         let stage = stage.as_mut_ptr();
+        // A row goes through the stage in segments of whole groups, all alike but the last.
         let all_groups = self.groups + usize::from(self.last > 0);
-        // A row goes through the stage in segments of whole groups.
-        let segment = STAGE / self.group.max(1);
-        let row = out.row(t).as_mut_ptr();
-        for block in 0..self.rows / ROWS {
+        let segment = if all_groups == 1 { 1 } else { STAGE / self.group };
+        let short = self.more() == 0 && self.last == 0;
+        let run = if short { some_tokens_short } else { some_tokens_long };
+        let mut row = out.row(t).as_mut_ptr();
+        let (mut words, mut w_scales, mut bias) = (self.words.as_ptr(), self.w_scales.as_ptr(), self.bias);
+        // SAFETY: by the caller's promise, and by what `new` has checked: segments lie in their rows.
+        unsafe {
+            let x = self.x.values.as_ptr().add(t * self.x.stride);
+            let x_scales = self.x.scales.as_ptr().add(t * self.x.groups);
             let mut sums = [[0f32; ROWS]; BATCH];
-            for first in (0..all_groups).step_by(segment.max(1)) {
-                let whole = segment.min(self.groups - first.min(self.groups));
-                let is_last = first + segment >= all_groups;
-                let last = if is_last { self.last } else { 0 };
-                let quads = whole * self.group + last;
-                // SAFETY: by the caller's promise, and by what `new` has checked: the segment lies in the row.
-                unsafe {
-                    let at = block * self.quads + first * self.group;
-                    let w_scales = self.w_scales.as_ptr().add((block * all_groups + first) * ROWS);
-                    fill(stage, self.words.as_ptr().add(at * WORD), quads, w_scales, whole + usize::from(last > 0));
-                    let words = (&raw const (*stage).words).cast::<u32>();
-                    some_tokens(
+            for _ in 0..self.rows / ROWS {
+                if segment < all_groups {
+                    sums = [[0.0; ROWS]; BATCH];
+                }
+                let mut first = 0;
+                while first < all_groups {
+                    let groups = segment.min(all_groups - first);
+                    let is_last = first + groups == all_groups;
+                    let whole = groups.min(self.groups - first.min(self.groups));
+                    let last = if is_last { self.last } else { 0 };
+                    let quads = whole * self.group + last;
+                    fill(stage, words, quads, w_scales, groups);
+                    let staged = (&raw const (*stage).words).cast::<u32>();
+                    run(
                         &SomeTokens {
-                            words,
-                            x: self.x.values.as_ptr().add(t * self.x.stride + first * self.group * INPUT),
+                            words: staged,
+                            x: x.add(first * self.group * INPUT),
+                            x_scales: x_scales.add(first),
                             w_scales: (&raw const (*stage).scales).cast(),
-                            x_scales: self.x.scales.as_ptr().add(t * self.x.groups + first),
-                            words_end: words.add(whole * self.group * STAGED / size_of::<u32>()),
+                            words_end: staged.add(whole * self.group * STAGED / size_of::<u32>()),
                             more: self.more(),
-                            left: 0,
                             last,
+                            tokens: count,
+                            sums: sums.as_mut_ptr(),
+                            unused: 0,
                             x_stride: self.x.stride,
                             x_scales_stride: self.x.groups * size_of::<f32>(),
-                            sums: sums.as_mut_ptr(),
-                            tokens: count,
-                            out: if is_last { row.add(block * ROWS) } else { core::ptr::null_mut() },
+                            out: if is_last { row } else { core::ptr::null_mut() },
                             out_stride: out.stride() * size_of::<f32>(),
-                            bias: if self.bias.is_null() { self.bias } else { self.bias.add(block * ROWS) },
+                            bias,
                             add: self.add,
                         },
                         self.factor,
                     );
+                    words = words.add(quads * WORD);
+                    w_scales = w_scales.add(groups * ROWS);
+                    first += groups;
+                }
+                row = row.add(ROWS);
+                if !bias.is_null() {
+                    bias = bias.add(ROWS);
                 }
             }
         }
@@ -195,6 +212,17 @@ macro_rules! add_group {
     () => {
         concat!(
             "vldmia lr!, {{s14}}\n",
+            each!("vmul.f32", ["s4" "s5" "s6" "s7"], "s14"),
+            each!("vmla.f32", ["s8" "s9" "s10" "s11"], ["s0" "s1" "s2" "s3"], ["s4" "s5" "s6" "s7"])
+        )
+    };
+}
+
+/// The same from the stage.
+macro_rules! staged_group {
+    () => {
+        concat!(
+            "vldmia lr!, {{s4, s5, s6, s7}}\n vldmia r12!, {{s14}}\n",
             each!("vmul.f32", ["s4" "s5" "s6" "s7"], "s14"),
             each!("vmla.f32", ["s8" "s9" "s10" "s11"], ["s0" "s1" "s2" "s3"], ["s4" "s5" "s6" "s7"])
         )
@@ -224,8 +252,6 @@ struct OneToken {
     x_scales_end: *const f32,
     /// Bundles of such a group, less one.
     more: usize,
-    /// Room for a count.
-    left: usize,
     /// Quads of another group behind them, or 0.
     last: usize,
     out: *mut f32,
@@ -234,110 +260,126 @@ struct OneToken {
     bias: *const f32,
     /// 1 to add to `out`, 0 to replace it.
     add: usize,
+    /// 1 if one of these is to be done.
+    bias_or_add: usize,
 }
 
-/// # Safety
-/// There is at least one block and one group. All pointers are aligned to words and valid for what the fields promise.
-#[inline(never)]
-unsafe fn one_token(task: &OneToken, factor: f32) {
-    // SAFETY: by the caller's promise. r6 and r7 are not ours to name, so they are saved here; the stack is as before.
-    unsafe {
-        asm!(
-            "push {{r6, r7}}",
-            // The fields, to where they are one instruction away.
-            "vldmia r0, {{s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11}}",
-            "vpush {{s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11}}",
-            "vmov s15, r1",
-            "ldr r0, [sp, #{words}]",
-            "ldr r12, [sp, #{w_scales}]",
-            "2:", // A block.
-            "ldr r1, [sp, #{x}]",
-            "ldr lr, [sp, #{x_scales}]",
-            "movs r2, #0",
-            "vmov s8, s9, r2, r2",
-            "vmov s10, s11, r2, r2",
-            "ldr r2, [sp, #{x_scales_end}]",
-            "cmp lr, r2",
-            "beq 5f",
-            "3:", // A group of whole bundles.
-            quad!(first), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(),
-            "ldr r2, [sp, #{more}]",
-            "cbz r2, 4f",
-            "b 20f",
-            "4:",
-            dots!(),
-            w_scales!(),
-            add_group!(),
-            "ldr r2, [sp, #{x_scales_end}]",
-            "cmp lr, r2",
-            "bne 3b",
-            "5:",
-            "ldr r2, [sp, #{last}]",
-            "cbz r2, 6f",
-            "b 22f",
-            "6:", // The outputs.
-            "ldrd r4, r5, [sp, #{out}]",
-            "ldrd r6, r7, [sp, #{bias}]",
-            each!("vmul.f32", ["s8" "s9" "s10" "s11"], "s15"),
-            "cbz r6, 7f",
-            "vldmia r6!, {{s4, s5, s6, s7}}",
-            "str r6, [sp, #{bias}]",
-            each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"]),
-            "7:",
-            "cbz r7, 8f",
-            "vldmia r4, {{s4, s5, s6, s7}}",
-            each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"], ["s8" "s9" "s10" "s11"]),
-            "8:",
-            "vstmia r4!, {{s8, s9, s10, s11}}",
-            "str r4, [sp, #{out}]",
-            "cmp r4, r5",
-            "bne 2b",
-            "b 25f",
-            "20:", // More bundles of a group.
-            "str r2, [sp, #{left}]",
-            quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(),
-            "ldr r2, [sp, #{left}]",
-            "subs r2, r2, #1",
-            "bne 20b",
-            "b 4b",
-            "22:", // The last group.
-            "str r2, [sp, #{left}]",
-            quad!(first),
-            "23:",
-            "ldr r2, [sp, #{left}]",
-            "subs r2, r2, #1",
-            "beq 24f",
-            "str r2, [sp, #{left}]",
-            quad!(),
-            "b 23b",
-            "24:",
-            dots!(),
-            w_scales!(),
-            add_group!(),
-            "b 6b",
-            "25:",
-            "add sp, sp, #{size}",
-            "pop {{r6, r7}}",
-            words = const offset_of!(OneToken, words),
-            x = const offset_of!(OneToken, x),
-            w_scales = const offset_of!(OneToken, w_scales),
-            x_scales = const offset_of!(OneToken, x_scales),
-            x_scales_end = const offset_of!(OneToken, x_scales_end),
-            more = const offset_of!(OneToken, more),
-            left = const offset_of!(OneToken, left),
-            last = const offset_of!(OneToken, last),
-            out = const offset_of!(OneToken, out),
-            bias = const offset_of!(OneToken, bias),
-            size = const size_of::<OneToken>(),
-            inout("r0") task => _,
-            inout("r1") factor.to_bits() => _,
-            out("r2") _, out("r3") _, out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
-            out("r12") _, out("lr") _,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _, out("s15") _,
-        );
-    }
+/// The assembly for one token: once for rows that are groups of one bundle, and once for all others, with what those need
+/// before the groups, behind a group's first bundle, behind the groups, and the code they branch to.
+macro_rules! one_token {
+    ($name:ident, $groups:expr, $bundles:expr, $last:expr, $branches:expr, [$($offsets:tt)*]) => {
+        /// # Safety
+        /// There is at least one block and one group. All pointers are aligned to words and valid for what the fields
+        /// promise.
+        #[inline(never)]
+        unsafe fn $name(task: &OneToken, factor: f32) {
+            // SAFETY: by the caller's promise. r6 and r7 are not ours to name, so they are saved here; the stack is as before.
+            unsafe {
+                asm!(
+                    "push {{r6, r7}}",
+                    // The fields, to where they are one instruction away.
+                    "vldmia r0, {{s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11}}",
+                    "vpush {{s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11}}",
+                    "vmov s15, r1",
+                    "ldr r0, [sp, #{words}]",
+                    "ldr r12, [sp, #{w_scales}]",
+                    "2:", // A block.
+                    "ldr r1, [sp, #{x}]",
+                    "ldr lr, [sp, #{x_scales}]",
+                    "movs r2, #0",
+                    "vmov s8, s9, r2, r2",
+                    "vmov s10, s11, r2, r2",
+                    $groups,
+                    "3:", // A group of whole bundles.
+                    quad!(first), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(),
+                    $bundles,
+                    "4:",
+                    dots!(),
+                    w_scales!(),
+                    add_group!(),
+                    "ldr r2, [sp, #{x_scales_end}]",
+                    "cmp lr, r2",
+                    "bne 3b",
+                    $last,
+                    "6:",
+                    "ldr r2, [sp, #{bias_or_add}]",
+                    each!("vmul.f32", ["s8" "s9" "s10" "s11"], "s15"),
+                    "cbnz r2, 7f",
+                    "8:", // The outputs.
+                    "ldrd r4, r5, [sp, #{out}]",
+                    "vstmia r4!, {{s8, s9, s10, s11}}",
+                    "str r4, [sp, #{out}]",
+                    "cmp r4, r5",
+                    "bne 2b",
+                    "b 25f",
+                    "7:",
+                    "ldrd r6, r7, [sp, #{bias}]",
+                    "cbz r6, 9f",
+                    "vldmia r6!, {{s4, s5, s6, s7}}",
+                    "str r6, [sp, #{bias}]",
+                    each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"]),
+                    "9:",
+                    "cmp r7, #0",
+                    "beq 8b",
+                    "ldr r4, [sp, #{out}]",
+                    "vldmia r4, {{s4, s5, s6, s7}}",
+                    each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"], ["s8" "s9" "s10" "s11"]),
+                    "b 8b",
+                    $branches,
+                    "25:",
+                    "add sp, sp, #{size}",
+                    "pop {{r6, r7}}",
+                    words = const offset_of!(OneToken, words),
+                    x = const offset_of!(OneToken, x),
+                    w_scales = const offset_of!(OneToken, w_scales),
+                    x_scales = const offset_of!(OneToken, x_scales),
+                    x_scales_end = const offset_of!(OneToken, x_scales_end),
+                    out = const offset_of!(OneToken, out),
+                    bias = const offset_of!(OneToken, bias),
+                    bias_or_add = const offset_of!(OneToken, bias_or_add),
+                    size = const size_of::<OneToken>(),
+                    $($offsets)*
+                    inout("r0") task => _,
+                    inout("r1") factor.to_bits() => _,
+                    out("r2") _, out("r3") _, out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _,
+                    out("r11") _, out("r12") _, out("lr") _,
+                    out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _,
+                    out("s7") _, out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _,
+                    out("s14") _, out("s15") _,
+                );
+            }
+        }
+    };
 }
+
+one_token!(one_token_short, "", "", "", "", []);
+one_token!(
+    one_token_long,
+    "ldr r2, [sp, #{x_scales_end}]
+     cmp lr, r2
+     beq 5f",
+    "ldr r2, [sp, #{more}]
+     cbz r2, 4f
+     b 20f",
+    "5:
+     ldr r2, [sp, #{last}]
+     cbz r2, 6f
+     b 22f",
+    concat!(
+        "20:\n push {{r2}}\n", // More bundles of a group; the stack holds how many.
+        quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(),
+        "pop {{r2}}\n subs r2, r2, #1\n bne 20b\n b 4b\n",
+        "22:\n push {{r2}}\n", // The quads of the last group.
+        quad!(first),
+        "23:\n pop {{r2}}\n subs r2, r2, #1\n beq 24f\n push {{r2}}\n",
+        quad!(),
+        "b 23b\n",
+        "24:\n",
+        dots!(), w_scales!(), add_group!(),
+        "b 6b"
+    ),
+    [more = const offset_of!(OneToken, more), last = const offset_of!(OneToken, last),]
+);
 
 /// Bytes of a staged quad: both words of each row.
 const STAGED: usize = 2 * WORD;
@@ -362,12 +404,11 @@ unsafe fn fill(stage: *mut Stage, words: *const u8, quads: usize, w_scales: *con
             "push {{r6, r7}}",
             "2:",
             "ldmia r0!, {{r4, r5, r6, r7}}",
-            "stmia r1!, {{r4, r5, r6, r7}}",
-            "sxtb16 r4, r4",
-            "sxtb16 r5, r5",
-            "sxtb16 r6, r6",
-            "sxtb16 r7, r7",
-            "stmia r1!, {{r4, r5, r6, r7}}",
+            "sxtb16 r8, r4",
+            "sxtb16 r9, r5",
+            "sxtb16 r10, r6",
+            "sxtb16 r11, r7",
+            "stmia r1!, {{r4, r5, r6, r7, r8, r9, r10, r11}}",
             "subs r2, r2, #1",
             "bne 2b",
             "3:",
@@ -382,7 +423,7 @@ unsafe fn fill(stage: *mut Stage, words: *const u8, quads: usize, w_scales: *con
             inout("r3") (&raw mut (*stage).scales) => _,
             inout("r12") w_scales => _,
             inout("lr") groups => _,
-            out("r4") _, out("r5") _,
+            out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
             out("s4") _, out("s5") _, out("s6") _, out("s7") _, out("s12") _, out("s13") _,
         );
     }
@@ -394,20 +435,21 @@ struct SomeTokens {
     words: *const u32,
     /// Advances through the tokens, as `x_scales`, `sums` and `out` do.
     x: *const i8,
-    w_scales: *const f32,
     x_scales: *const f32,
+    w_scales: *const f32,
     /// Behind the words of groups of whole bundles.
     words_end: *const u32,
     /// As in [`OneToken`].
     more: usize,
-    left: usize,
     last: usize,
+    /// Tokens left.
+    tokens: usize,
+    /// The sums so far.
+    sums: *mut [f32; ROWS],
+    unused: usize,
     /// Bytes from token to token.
     x_stride: usize,
     x_scales_stride: usize,
-    /// The sums so far.
-    sums: *mut [f32; ROWS],
-    tokens: usize,
     /// Null if other parts of the block follow.
     out: *mut f32,
     out_stride: usize,
@@ -415,122 +457,124 @@ struct SomeTokens {
     add: usize,
 }
 
-/// # Safety
-/// There is at least one token and one group. All pointers are aligned to words and valid for what the fields promise.
-#[inline(never)]
-unsafe fn some_tokens(task: &SomeTokens, factor: f32) {
-    // SAFETY: by the caller's promise. r6 and r7 are not ours to name, so they are saved here; the stack is as before.
-    unsafe {
-        asm!(
-            "push {{r6, r7}}",
-            "vldmia r0, {{s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15}}",
-            "vpush {{s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15}}",
-            "vmov s15, r1",
-            "2:", // A token.
-            "ldm sp, {{r0, r1, r12, lr}}",
-            "ldr r3, [sp, #{sums}]",
-            "ldr r2, [sp, #{words_end}]",
-            "vldmia r3, {{s8, s9, s10, s11}}",
-            "cmp r0, r2",
-            "beq 5f",
-            "3:", // A group of whole bundles.
-            staged_quad!(first), staged_quad!(), staged_quad!(), staged_quad!(),
-            staged_quad!(), staged_quad!(), staged_quad!(), staged_quad!(),
-            "ldr r2, [sp, #{more}]",
-            "cbz r2, 4f",
-            "b 20f",
-            "4:",
-            dots!(),
-            "vldmia r12!, {{s4, s5, s6, s7}}",
-            add_group!(),
-            "ldr r2, [sp, #{words_end}]",
-            "cmp r0, r2",
-            "bne 3b",
-            "5:",
-            "ldr r2, [sp, #{last}]",
-            "cbz r2, 6f",
-            "b 22f",
-            "6:",
-            "ldrd r2, r3, [sp, #{sums}]", // and tokens
-            "ldr r4, [sp, #{out}]",
-            "cbz r4, 10f",
-            "ldrd r6, r7, [sp, #{bias}]", // and whether to add
-            each!("vmul.f32", ["s8" "s9" "s10" "s11"], "s15"),
-            "cbz r6, 7f",
-            "vldmia r6, {{s4, s5, s6, s7}}",
-            each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"]),
-            "7:",
-            "cbz r7, 8f",
-            "vldmia r4, {{s4, s5, s6, s7}}",
-            each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"], ["s8" "s9" "s10" "s11"]),
-            "8:",
-            "ldr r5, [sp, #{out_stride}]",
-            "vstmia r4, {{s8, s9, s10, s11}}",
-            "add r4, r4, r5",
-            "str r4, [sp, #{out}]",
-            "9:", // The next token.
-            "ldr r4, [sp, #{x}]",
-            "ldr r5, [sp, #{x_scales}]",
-            "ldrd r6, r7, [sp, #{x_stride}]", // and that of the scales
-            "add r4, r4, r6",
-            "add r5, r5, r7",
-            "str r4, [sp, #{x}]",
-            "str r5, [sp, #{x_scales}]",
-            "adds r2, r2, #16",
-            "subs r3, r3, #1",
-            "strd r2, r3, [sp, #{sums}]",
-            "bne 2b",
-            "b 25f",
-            "10:",
-            "vstmia r2, {{s8, s9, s10, s11}}",
-            "b 9b",
-            "20:", // More bundles of a group.
-            "str r2, [sp, #{left}]",
-            staged_quad!(), staged_quad!(), staged_quad!(), staged_quad!(),
-            staged_quad!(), staged_quad!(), staged_quad!(), staged_quad!(),
-            "ldr r2, [sp, #{left}]",
-            "subs r2, r2, #1",
-            "bne 20b",
-            "b 4b",
-            "22:", // The last group.
-            "str r2, [sp, #{left}]",
-            staged_quad!(first),
-            "23:",
-            "ldr r2, [sp, #{left}]",
-            "subs r2, r2, #1",
-            "beq 24f",
-            "str r2, [sp, #{left}]",
-            staged_quad!(),
-            "b 23b",
-            "24:",
-            dots!(),
-            "vldmia r12!, {{s4, s5, s6, s7}}",
-            add_group!(),
-            "b 6b",
-            "25:",
-            "add sp, sp, #{size}",
-            "pop {{r6, r7}}",
-            x = const offset_of!(SomeTokens, x),
-            x_scales = const offset_of!(SomeTokens, x_scales),
-            words_end = const offset_of!(SomeTokens, words_end),
-            more = const offset_of!(SomeTokens, more),
-            left = const offset_of!(SomeTokens, left),
-            last = const offset_of!(SomeTokens, last),
-            x_stride = const offset_of!(SomeTokens, x_stride),
-            sums = const offset_of!(SomeTokens, sums),
-            out = const offset_of!(SomeTokens, out),
-            out_stride = const offset_of!(SomeTokens, out_stride),
-            bias = const offset_of!(SomeTokens, bias),
-            size = const size_of::<SomeTokens>(),
-            inout("r0") task => _,
-            inout("r1") factor.to_bits() => _,
-            out("r2") _, out("r3") _, out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
-            out("r12") _, out("lr") _,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _, out("s15") _,
-        );
-    }
+/// The assembly for several tokens; parameters as for [`one_token!`].
+macro_rules! some_tokens {
+    ($name:ident, $groups:expr, $bundles:expr, $last:expr, $branches:expr, [$($offsets:tt)*]) => {
+        /// # Safety
+        /// There is at least one token and one group. All pointers are aligned to words and valid for what the fields
+        /// promise.
+        #[inline(never)]
+        unsafe fn $name(task: &SomeTokens, factor: f32) {
+            // SAFETY: by the caller's promise. r6 and r7 are not ours to name, so they are saved here; the stack is as before.
+            unsafe {
+                asm!(
+                    "push {{r6, r7}}",
+                    "vldmia r0, {{s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15}}",
+                    "vpush {{s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15}}",
+                    "vmov s15, r1",
+                    "2:", // A token.
+                    "ldm sp, {{r0, r1, r12, lr}}",
+                    "ldr r3, [sp, #{sums}]",
+                    "vldmia r3, {{s8, s9, s10, s11}}",
+                    $groups,
+                    "3:", // A group of whole bundles.
+                    staged_quad!(first), staged_quad!(), staged_quad!(), staged_quad!(),
+                    staged_quad!(), staged_quad!(), staged_quad!(), staged_quad!(),
+                    $bundles,
+                    "4:",
+                    dots!(),
+                    staged_group!(),
+                    "ldr r2, [sp, #{words_end}]",
+                    "cmp r0, r2",
+                    "bne 3b",
+                    $last,
+                    "6:",
+                    "ldrd r4, r5, [sp, #{out}]", // and its stride
+                    "cbz r4, 10f",
+                    "ldrd r6, r7, [sp, #{bias}]", // and whether to add
+                    each!("vmul.f32", ["s8" "s9" "s10" "s11"], "s15"),
+                    "cbz r6, 7f",
+                    "vldmia r6, {{s4, s5, s6, s7}}",
+                    each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"]),
+                    "7:",
+                    "cbz r7, 8f",
+                    "vldmia r4, {{s4, s5, s6, s7}}",
+                    each!("vadd.f32", ["s8" "s9" "s10" "s11"], ["s4" "s5" "s6" "s7"], ["s8" "s9" "s10" "s11"]),
+                    "8:",
+                    "vstmia r4, {{s8, s9, s10, s11}}",
+                    "add r4, r4, r5",
+                    "str r4, [sp, #{out}]",
+                    "9:", // The next token.
+                    "ldrd r4, r5, [sp, #{x}]", // and its scales
+                    "ldrd r6, r7, [sp, #{x_stride}]", // and that of the scales
+                    "ldrd r2, r3, [sp, #{tokens}]", // and sums
+                    "add r4, r4, r6",
+                    "add r5, r5, r7",
+                    "add r3, r3, #16",
+                    "subs r2, r2, #1",
+                    "strd r4, r5, [sp, #{x}]",
+                    "strd r2, r3, [sp, #{tokens}]",
+                    "bne 2b",
+                    "b 25f",
+                    "10:",
+                    "ldr r3, [sp, #{sums}]",
+                    "vstmia r3, {{s8, s9, s10, s11}}",
+                    "b 9b",
+                    $branches,
+                    "25:",
+                    "add sp, sp, #{size}",
+                    "pop {{r6, r7}}",
+                    x = const offset_of!(SomeTokens, x),
+                    words_end = const offset_of!(SomeTokens, words_end),
+                    tokens = const offset_of!(SomeTokens, tokens),
+                    sums = const offset_of!(SomeTokens, sums),
+                    x_stride = const offset_of!(SomeTokens, x_stride),
+                    out = const offset_of!(SomeTokens, out),
+                    bias = const offset_of!(SomeTokens, bias),
+                    size = const size_of::<SomeTokens>(),
+                    $($offsets)*
+                    inout("r0") task => _,
+                    inout("r1") factor.to_bits() => _,
+                    out("r2") _, out("r3") _, out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _,
+                    out("r11") _, out("r12") _, out("lr") _,
+                    out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _,
+                    out("s7") _, out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _,
+                    out("s14") _, out("s15") _,
+                );
+            }
+        }
+    };
 }
+
+some_tokens!(some_tokens_short, "", "", "", "", []);
+some_tokens!(
+    some_tokens_long,
+    "ldr r2, [sp, #{words_end}]
+     cmp r0, r2
+     beq 5f",
+    "ldr r2, [sp, #{more}]
+     cbz r2, 4f
+     b 20f",
+    "5:
+     ldr r2, [sp, #{last}]
+     cbz r2, 6f
+     b 22f",
+    concat!(
+        "20:\n push {{r2}}\n", // More bundles of a group; the stack holds how many.
+        staged_quad!(), staged_quad!(), staged_quad!(), staged_quad!(),
+        staged_quad!(), staged_quad!(), staged_quad!(), staged_quad!(),
+        "pop {{r2}}\n subs r2, r2, #1\n bne 20b\n b 4b\n",
+        "22:\n push {{r2}}\n", // The quads of the last group.
+        staged_quad!(first),
+        "23:\n pop {{r2}}\n subs r2, r2, #1\n beq 24f\n push {{r2}}\n",
+        staged_quad!(),
+        "b 23b\n",
+        "24:\n",
+        dots!(), staged_group!(),
+        "b 6b"
+    ),
+    [more = const offset_of!(SomeTokens, more), last = const offset_of!(SomeTokens, last),]
+);
 
 // The assembly moves the fields in registers, and staged sums by 16 bytes.
 const _: () = assert!(size_of::<OneToken>() == 12 * 4 && size_of::<SomeTokens>() == 16 * 4 && ROWS == 4);
