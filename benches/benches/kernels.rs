@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use benches::machine::Product;
+use benches::product::Product;
 use benches::subject::group_name;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use thumbformer::Backend;

@@ -6,13 +6,13 @@ use std::time::Duration;
 use benches::measure::{Buffers, prompt};
 use benches::subject::{Shape, Subject};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use thumbformer::packing::Layout;
+use thumbformer::packing::{Layout, Packing};
 use thumbformer::workers::Serial;
 use thumbformer::{Backend, Model};
 
 fn session(c: &mut Criterion) {
     let shape = Shape::named("15M").expect("in the ladder");
-    let subject = Subject::generate(&shape, Layout::Rows8, 32).expect("a valid shape");
+    let subject = Subject::generate(&shape, Packing { layout: Layout::Rows8, group: 32 }).expect("a valid shape");
     let model = subject.model().expect("a valid blob");
     let mut group = c.benchmark_group("15M");
 

@@ -7,7 +7,11 @@
 
 pub mod machine;
 pub mod measure;
+pub mod peak;
+pub mod peer;
+pub mod product;
 pub mod report;
+pub mod startup;
 pub mod subject;
 
 use std::process::ExitCode;

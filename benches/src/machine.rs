@@ -2,11 +2,12 @@
 //!
 //! - **Read bandwidth**: several threads sum an array, at a size far beyond the caches and at a model's own size. Decode
 //!   reads every weight once a token, so it cannot be faster.
-//! - **int8 multiply-adds**: a backend's own matrix product on operands that stay in the first-level cache. Prefill
-//!   cannot be faster with that backend; what it loses against this is memory and everything between the products.
+//! - **int8 multiply-adds**: a kernel's own instructions on operands in the first-level cache ([`crate::peak`]). Prefill
+//!   cannot be faster with that kernel.
 //!
 //! A [`Gauge`] measures a limit again whenever it is asked, so that a speed can be compared with the limit of the same
-//! moment: other work on the machine slows both down. The [`Machine`] keeps the best it has seen.
+//! moment: other work on the machine slows both down. Each answer is the best of a few trials, because nothing makes a
+//! machine faster than it is. The [`Machine`] keeps the best of all.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -14,11 +15,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use thumbformer::Backend;
 use thumbformer::kernel::pool::Pool;
-use thumbformer::kernel::{Activations, TileMut, Write};
-use thumbformer::matrix::Matrix;
 use thumbformer::packing::{Layout, Packing};
 use thumbformer::workers::{Task, Workers};
-use thumbformer_convert::quantize::quantize_rows;
+
+use crate::peak::Peak;
+use crate::product::Product;
 
 /// A machine and its measured limits.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -49,6 +50,8 @@ pub struct Bandwidth {
 pub struct Int8 {
     /// The backend's name.
     pub kernel: String,
+    /// What was timed.
+    pub instructions: String,
     /// How many threads.
     pub threads: usize,
     /// 10⁹ multiply-adds a second, all threads together.
@@ -67,12 +70,17 @@ impl Machine {
     }
 }
 
+/// Trials of which the best counts.
+const TRIALS: usize = 3;
+
 /// Measures limits.
 #[derive(Debug)]
 pub struct Gauge {
     machine: Machine,
     /// What is read: as much as is far beyond the caches.
     words: Vec<u64>,
+    /// Where the next reading of main memory begins.
+    cursor: usize,
     product: Product,
     trial: Duration,
 }
@@ -84,7 +92,7 @@ impl Gauge {
         let words = vec![0x0123_4567_89AB_CDEF; memory_bytes.div_ceil(8)];
         // Weights of 16 KiB, activations and outputs of 4 KiB each fit every first-level cache of 32 KiB.
         let product = Product::new(64, 256, 16, Packing { layout: Layout::Rows8, group: 0 });
-        Self { machine: Machine::identify(), words, product, trial }
+        Self { machine: Machine::identify(), words, cursor: 0, product, trial }
     }
 
     /// The machine, with the best of all that was measured.
@@ -92,26 +100,31 @@ impl Gauge {
         &self.machine
     }
 
-    /// 10⁹ bytes a second at which all workers of `pool` together now read main memory.
+    /// 10⁹ bytes a second at which all workers of `pool` together now read main memory: windows of it in turn, so that
+    /// none is still in a cache when its turn comes again.
     pub fn memory(&mut self, pool: &Pool) -> f64 {
-        self.read(pool, 8 * self.words.len())
+        const WINDOWS: usize = 16;
+        let count = self.words.len().div_ceil(WINDOWS).max(1);
+        let mut best = 0f64;
+        for _ in 0..2 * TRIALS {
+            let start = self.cursor % self.words.len().max(1);
+            let window = self.words.get(start..).unwrap_or_default();
+            let window = window.get(..count).unwrap_or(window);
+            self.cursor = start + window.len();
+            best = best.max(8.0 * window.len() as f64 * rate(pool, Duration::ZERO, readers(pool, window)) / 1e9);
+        }
+        self.keep_bandwidth(8 * self.words.len(), pool.count(), best)
     }
 
     /// 10⁹ bytes a second at which all workers of `pool` together now read the same `bytes` bytes again and again.
     pub fn read(&mut self, pool: &Pool, bytes: usize) -> f64 {
-        let count = bytes.div_ceil(8).clamp(1, self.words.len());
+        let count = bytes.div_ceil(8).clamp(1, self.words.len().max(1));
         let words = self.words.get(..count).unwrap_or(&self.words);
-        let share = count.div_ceil(pool.count());
-        let rate = rate(pool, self.trial, || {
-            words.chunks(share).map(|part| {
-                move |passes| {
-                    for _ in 0..passes {
-                        black_box(sum(black_box(part)));
-                    }
-                }
-            })
-        });
-        let (bytes, threads, gb_per_s) = (8 * count, pool.count(), 8.0 * count as f64 * rate / 1e9);
+        let rate = best_rate(pool, self.trial, readers(pool, words));
+        self.keep_bandwidth(8 * count, pool.count(), 8.0 * count as f64 * rate / 1e9)
+    }
+
+    fn keep_bandwidth(&mut self, bytes: usize, threads: usize, gb_per_s: f64) -> f64 {
         let known = &mut self.machine.bandwidth;
         match known.iter_mut().find(|b| b.bytes == bytes && b.threads == threads) {
             Some(best) => best.gb_per_s = best.gb_per_s.max(gb_per_s),
@@ -120,25 +133,50 @@ impl Gauge {
         gb_per_s
     }
 
-    /// 10⁹ multiply-adds a second that all workers of `pool` together now do with `backend`.
+    /// 10⁹ multiply-adds a second that all workers of `pool` together now do with the instructions of `backend`.
     pub fn int8(&mut self, backend: Backend, pool: &Pool) -> f64 {
-        let product = &self.product;
-        let rate = rate(pool, self.trial, || {
-            (0..pool.count()).map(|_| {
-                |passes| {
-                    let mut out = vec![0f32; product.outputs()];
-                    (0..passes).for_each(|_| product.run(backend, black_box(&mut out)));
-                }
-            })
-        });
-        let (threads, gmac_per_s) = (pool.count(), (product.macs() * pool.count()) as f64 * rate / 1e9);
+        let threads = pool.count();
+        let (instructions, macs, rate) = match Peak::of(backend.name()) {
+            Some(peak) => {
+                let tasks = || (0..threads).map(|_| |passes| keep(peak.run(passes)));
+                (peak.instructions, peak.macs, best_rate(pool, self.trial, tasks))
+            }
+            None => {
+                let product = &self.product;
+                let tasks = || {
+                    (0..threads).map(|_| {
+                        |passes| {
+                            let mut out = vec![0f32; product.outputs()];
+                            (0..passes).for_each(|_| product.run(backend, black_box(&mut out)));
+                        }
+                    })
+                };
+                ("its own product, in cache", product.macs(), best_rate(pool, self.trial, tasks))
+            }
+        };
+        let gmac_per_s = (macs * threads) as f64 * rate / 1e9;
         let known = &mut self.machine.int8;
         match known.iter_mut().find(|i| i.kernel == backend.name() && i.threads == threads) {
             Some(best) => best.gmac_per_s = best.gmac_per_s.max(gmac_per_s),
-            None => known.push(Int8 { kernel: backend.name().to_owned(), threads, gmac_per_s }),
+            None => {
+                let (kernel, instructions) = (backend.name().to_owned(), instructions.to_owned());
+                known.push(Int8 { kernel, instructions, threads, gmac_per_s });
+            }
         }
         gmac_per_s
     }
+}
+
+/// Makes the compiler compute `result`.
+fn keep<T>(result: T) {
+    black_box(result);
+}
+
+/// Makes tasks that read equal shares of `words`, as often as they are told.
+fn readers<'w>(pool: &Pool, words: &'w [u64]) -> impl Fn() -> Vec<Box<dyn FnMut(u32) + Send + 'w>> {
+    let share = words.len().div_ceil(pool.count()).max(1);
+    let reader = |part: &'w [u64]| move |passes: u32| (0..passes).for_each(|_| keep(sum(black_box(part))));
+    move || words.chunks(share).map(|part| Box::new(reader(part)) as Box<dyn FnMut(u32) + Send>).collect()
 }
 
 /// Sums `words`, reading several streams at once: one alone does not keep enough requests for memory in flight.
@@ -160,16 +198,12 @@ fn sum(words: &[u64]) -> u64 {
     lanes.as_flattened().iter().chain(rest).fold(0, |a, b| a.wrapping_add(*b))
 }
 
-/// How often a second the tasks that `make` makes can all be done. A task does its work as often as it is told, so that
-/// handing it out costs nothing.
-fn rate<T: FnMut(u32) + Send, I: Iterator<Item = T>>(pool: &Pool, least: Duration, make: impl Fn() -> I) -> f64 {
+/// How often a second the tasks that `make` makes can all be done, in one trial that takes `least` or longer. A task does
+/// its work as often as it is told, so that handing it out costs nothing.
+fn rate<T: FnMut(u32) + Send, I: IntoIterator<Item = T>>(pool: &Pool, least: Duration, make: impl Fn() -> I) -> f64 {
     let mut passes = 1;
     loop {
-        let mut calls: Vec<_> = make().map(|mut task| move || task(passes)).collect();
-        let mut tasks: Vec<Task<'_>> = calls.iter_mut().map(|call| call as Task<'_>).collect();
-        let start = Instant::now();
-        pool.run(&mut tasks);
-        let elapsed = start.elapsed();
+        let elapsed = time(pool, passes, &make);
         if elapsed >= least || passes >= 1 << 30 {
             return f64::from(passes) / elapsed.as_secs_f64();
         }
@@ -177,91 +211,26 @@ fn rate<T: FnMut(u32) + Send, I: Iterator<Item = T>>(pool: &Pool, least: Duratio
     }
 }
 
-/// One matrix product with made-up operands, for [`Gauge::int8`] and the criterion benches.
-#[derive(Debug)]
-pub struct Product {
-    rows: usize,
-    cols: usize,
-    packing: Packing,
-    weights: Vec<u8>,
-    scales: Vec<u16>,
-    values: Vec<i8>,
-    x_scales: Vec<f32>,
-    sums: Vec<i32>,
+/// The best of several trials.
+fn best_rate<T: FnMut(u32) + Send, I: IntoIterator<Item = T>>(
+    pool: &Pool,
+    least: Duration,
+    make: impl Fn() -> I,
+) -> f64 {
+    (0..TRIALS).map(|_| rate(pool, least, &make)).fold(0.0, f64::max)
 }
 
-impl Product {
-    /// `rows × cols` weights and `tokens` quantized vectors, a function of the sizes alone.
-    pub fn new(rows: usize, cols: usize, tokens: usize, packing: Packing) -> Self {
-        let wave = |n: usize| (n.wrapping_mul(0x9E37_79B9) >> 7 & 0xFFFF) as f32 / 65536.0 - 0.5;
-        let packed = quantize_rows(rows, cols, packing, |range, out| {
-            out.iter_mut().zip(range.start * cols..).for_each(|(w, n)| *w = wave(n));
-            Ok::<(), std::convert::Infallible>(())
-        });
-        let Ok(packed) = packed;
-        let (stride, groups) = (packing.layout.vector_bytes(cols), packing.groups(cols));
-        let mut product = Self {
-            rows,
-            cols,
-            packing,
-            weights: packed.weights,
-            scales: packed.scales,
-            values: vec![0; tokens * stride],
-            x_scales: vec![0.0; tokens * groups],
-            sums: vec![0; tokens * groups],
-        };
-        let vectors = product.values.chunks_exact_mut(stride);
-        let scales = product.x_scales.chunks_exact_mut(groups).zip(product.sums.chunks_exact_mut(groups));
-        for (t, (values, (scales, sums))) in vectors.zip(scales).enumerate() {
-            let x: Vec<f32> = (0..cols).map(|i| wave((t + 7) * 65_537 + i)).collect();
-            Backend::PORTABLE.quantize(packing.layout, &x, packing.group_cols(cols), values, scales, sums);
-        }
-        product
-    }
-
-    /// Numbers that come out of it: `tokens × rows`.
-    pub fn outputs(&self) -> usize {
-        self.values.len() / self.packing.layout.vector_bytes(self.cols) * self.rows
-    }
-
-    /// Multiply-adds of the product.
-    pub fn macs(&self) -> usize {
-        self.outputs() * self.cols
-    }
-
-    /// Computes the product into the [`Product::outputs`] elements of `out`.
-    pub fn run(&self, backend: Backend, out: &mut [f32]) {
-        let factor = 1.0;
-        let Some(m) = Matrix::new(self.rows, self.cols, self.packing, &self.weights, &self.scales, factor) else {
-            unreachable!("`new` made the slices as long as the packing calls for");
-        };
-        let x = Activations {
-            values: &self.values,
-            stride: self.packing.layout.vector_bytes(self.cols),
-            scales: &self.x_scales,
-            sums: &self.sums,
-            groups: self.packing.groups(self.cols),
-        };
-        backend.linear(&m, 0, &x, None, Write::Store, TileMut::new(out, self.rows, self.rows));
-    }
+fn time<T: FnMut(u32) + Send, I: IntoIterator<Item = T>>(pool: &Pool, passes: u32, make: impl Fn() -> I) -> Duration {
+    let mut calls: Vec<_> = make().into_iter().map(|mut task| move || task(passes)).collect();
+    let mut tasks: Vec<Task<'_>> = calls.iter_mut().map(|call| call as Task<'_>).collect();
+    let start = Instant::now();
+    pool.run(&mut tasks);
+    start.elapsed()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn all_backends_compute_the_product_that_is_timed() {
-        let product = Product::new(24, 100, 9, Packing { layout: Layout::Rows8, group: 32 });
-        let [mut expected, mut found] = [vec![0f32; 24 * 9], vec![0f32; 24 * 9]];
-        assert_eq!((product.outputs(), product.macs()), (24 * 9, 24 * 9 * 100));
-        product.run(Backend::PORTABLE, &mut expected);
-        assert!(expected.iter().all(|y| y.is_finite()) && expected.iter().any(|&y| y != expected[0]));
-        for backend in Backend::available() {
-            product.run(backend, &mut found);
-            assert_eq!(found, expected, "{}", backend.name());
-        }
-    }
 
     #[test]
     fn every_word_is_read() {

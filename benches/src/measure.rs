@@ -1,4 +1,4 @@
-//! Times whole models: prompts, steps, loading, memory; and checks that every setting computed the same bits.
+//! Times whole models, prompts and steps, and checks that every setting computed the same bits.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ pub struct Setting<'p> {
     pub steps: usize,
 }
 
-/// One run of a setting, and what the machine could do at that moment with as many threads.
+/// One run of a setting, and what the machine could do just before or after it, whichever was more, with as many threads.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     /// From the prompt's ids to the first generated one.
@@ -35,8 +35,6 @@ pub struct Sample {
     pub step: Duration,
     /// Bandwidth at the size of what a step reads, in 10⁹ bytes a second.
     pub bandwidth: f64,
-    /// Bandwidth of main memory.
-    pub memory: f64,
     /// The kernel's peak, in 10⁹ multiply-adds a second.
     pub int8: f64,
 }
@@ -181,9 +179,10 @@ pub fn time(
     for round in 0..=rounds.count {
         for (setting, samples) in settings.iter().zip(&mut samples) {
             let pool = setting.pool;
-            let (bandwidth, memory) = (gauge.read(pool, bytes), gauge.memory(pool));
-            let int8 = gauge.int8(setting.backend, pool);
+            let mut limits = || (gauge.read(pool, bytes), gauge.int8(setting.backend, pool));
+            let before = limits();
             let (prefill, step, ids) = run(model, buffers, setting, rounds.least)?;
+            let after = limits();
             match answers.iter().find(|(prompt, _)| *prompt == setting.prompt) {
                 None => answers.push((setting.prompt, ids)),
                 Some((_, expected)) => ensure!(
@@ -194,7 +193,8 @@ pub fn time(
                 ),
             }
             if round > 0 {
-                samples.push(Sample { prefill, step, bandwidth, memory, int8 });
+                let (bandwidth, int8) = (before.0.max(after.0), before.1.max(after.1));
+                samples.push(Sample { prefill, step, bandwidth, int8 });
             }
         }
     }
@@ -202,7 +202,10 @@ pub fn time(
 }
 
 /// One run of one setting: the times of prompt and step, and the ids it generated.
-fn run(
+///
+/// # Errors
+/// The session refused something.
+pub fn run(
     model: &Model<'_>,
     buffers: &mut Buffers,
     setting: &Setting<'_>,
@@ -245,17 +248,19 @@ fn repeat(least: Duration, mut work: impl FnMut() -> anyhow::Result<()>) -> anyh
     }
 }
 
-/// The median time in seconds of checking a blob, which is all that loading is.
-///
-/// # Errors
-/// It is not a valid blob.
-pub fn load(blob: &[u8], rounds: Rounds) -> anyhow::Result<f64> {
-    let once = || -> anyhow::Result<f64> {
-        let start = Instant::now();
-        std::hint::black_box(Model::new(std::hint::black_box(blob))?);
-        Ok(start.elapsed().as_secs_f64())
-    };
-    Ok(median((0..rounds.count.max(1)).map(|_| once()).collect::<anyhow::Result<Vec<_>>>()?))
+/// How much of the best int8 peak seen beside these samples was there in the median: 1 on a machine without other work.
+pub fn steadiness(samples: &[Sample]) -> f64 {
+    let best = samples.iter().map(|s| s.int8).fold(0.0, f64::max);
+    median(samples.iter().map(|s| s.int8)) / best
+}
+
+/// The straight line closest to the points: its value at 0, and its slope. `None` without two different places.
+pub fn line(points: &[(f64, f64)]) -> Option<(f64, f64)> {
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / points.len() as f64;
+    let (x_mean, y_mean) = (mean(|p| p.0), mean(|p| p.1));
+    let spread: f64 = points.iter().map(|p| (p.0 - x_mean).powi(2)).sum();
+    let slope = points.iter().map(|p| (p.0 - x_mean) * (p.1 - y_mean)).sum::<f64>() / spread;
+    (spread > 0.0).then_some((y_mean - slope * x_mean, slope))
 }
 
 /// The middle one, the upper of two; NaN of none.
@@ -265,33 +270,25 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The most memory that this process has occupied, in bytes; `None` where the system does not say (it is read from
-/// Linux's `/proc`).
-pub fn peak_rss() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::subject::{LADDER, Subject};
-    use thumbformer::packing::Layout;
+    use thumbformer::packing::{Layout, Packing};
 
     fn tiny() -> Subject {
-        Subject::generate(&LADDER[0], Layout::Rows8, 32).unwrap()
+        Subject::generate(&LADDER[0], Packing { layout: Layout::Rows8, group: 32 }).unwrap()
     }
 
     #[test]
     fn one_digest_for_all_threads_and_another_for_another_model() {
         let pools = [Pool::new(1), Pool::new(3)];
         let digests = [32, 64].map(|group| {
-            let subject = Subject::generate(&LADDER[0], Layout::Rows8, group).unwrap();
+            let subject = Subject::generate(&LADDER[0], Packing { layout: Layout::Rows8, group }).unwrap();
             verify(&subject.model().unwrap(), &pools).unwrap()
         });
         assert_ne!(digests[0], digests[1]);
-        let chips = Subject::generate(&LADDER[0], Layout::Dsp, 32).unwrap();
+        let chips = Subject::generate(&LADDER[0], Packing { layout: Layout::Dsp, group: 32 }).unwrap();
         assert_eq!(verify(&chips.model().unwrap(), &pools).unwrap(), digests[0]);
     }
 
@@ -309,7 +306,6 @@ mod tests {
         let samples = time(&model, &mut buffers, &settings, rounds, &mut gauge).unwrap();
         assert_eq!(samples.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 2]);
         assert!(samples.iter().flatten().all(|s| s.prefill > Duration::ZERO && s.step > Duration::ZERO));
-        assert!(load(subject.blob(), rounds).unwrap() > 0.0);
     }
 
     #[test]
@@ -332,6 +328,21 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_that_slows_down_is_not_steady() {
+        let sample = |int8| Sample { prefill: Duration::ZERO, step: Duration::ZERO, bandwidth: 1.0, int8 };
+        assert_eq!(steadiness(&[100.0, 100.0, 50.0].map(sample)), 1.0);
+        assert_eq!(steadiness(&[100.0, 60.0, 50.0].map(sample)), 0.6);
+    }
+
+    #[test]
+    fn a_line_goes_through_its_points() {
+        assert_eq!(line(&[(1.0, 5.0), (3.0, 9.0), (2.0, 7.0)]), Some((3.0, 2.0)));
+        assert_eq!(line(&[(0.0, 0.0), (0.0, 2.0), (2.0, 4.0), (2.0, 2.0)]), Some((1.0, 1.0)));
+        assert_eq!(line(&[(1.0, 5.0), (1.0, 6.0)]), None);
+        assert_eq!(line(&[]), None);
+    }
+
+    #[test]
     fn the_median_is_the_middle_one() {
         assert_eq!(median([3.0, 1.0, 9.0, 2.0, 4.0]), 3.0);
         assert_eq!(median([1.0, 2.0]), 2.0);
@@ -348,12 +359,5 @@ mod tests {
         assert_eq!(fit(&arch, &[256], 64).unwrap(), [(1, 1)]);
         arch.context = 1;
         assert!(fit(&arch, &[256], 64).is_err());
-    }
-
-    #[test]
-    fn peak_memory_is_a_figure_on_linux() {
-        if cfg!(target_os = "linux") {
-            assert!(peak_rss().unwrap() > 1 << 20);
-        }
     }
 }

@@ -17,25 +17,18 @@ pub struct Report {
     pub results: Vec<Measured>,
 }
 
-/// A model in one setting. Times are medians.
+/// A model in one setting. Times are medians, percentages medians of the percentages at the time.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Measured {
-    /// The model's name.
+    /// The model's name. That of a generated model tells what is unusual of its packing: `110M/row`.
     pub model: String,
-    /// Parameters.
-    pub parameters: u64,
-    /// Layout of its weights.
-    pub layout: String,
-    /// Columns that share a scale, or `row`.
-    pub group: String,
     /// Threads that worked.
     pub threads: usize,
     /// The backend's name.
     pub kernel: String,
     /// Tokens of the prompt; steps follow at this position.
     pub context: usize,
-    /// Tokens that share one pass over the weights.
-    pub chunk: usize,
     /// Tokens of the prompt a second.
     pub prefill_tokens_per_s: f64,
     /// Generated tokens a second.
@@ -43,14 +36,10 @@ pub struct Measured {
     /// Bytes that decode read a second, in percent of the bandwidth measured beside it with as many threads at the size
     /// of those bytes: caches help both.
     pub percent_of_bandwidth: f64,
-    /// The same in percent of the bandwidth of main memory. Above 100 for models that stay in a cache.
-    pub percent_of_memory_bandwidth: f64,
     /// Multiply-adds of the prompt a second in percent of the kernel's peak.
     pub percent_of_int8_peak: f64,
-    /// From the prompt's ids to the first generated id.
+    /// From the start of a process to its first token, after a prompt of 32 tokens.
     pub first_token_ms: f64,
-    /// Checking the file, which is all that loading is.
-    pub load_ms: f64,
     /// Peak resident memory of a process that only loads and runs the model; `null` where the system does not tell.
     pub rss_mib: Option<f64>,
     /// The file's size.
@@ -61,9 +50,57 @@ pub struct Measured {
 
 impl Measured {
     /// What makes two measurements comparable.
-    fn key(&self) -> (&str, &str, &str, usize, &str, usize) {
-        (&self.model, &self.layout, &self.group, self.threads, &self.kernel, self.context)
+    fn key(&self) -> (&str, usize, &str, usize) {
+        (&self.model, self.threads, &self.kernel, self.context)
     }
+}
+
+/// What a step costs by the number of positions before it, for one model, backend and number of threads: the line that
+/// fits its contexts.
+#[derive(Clone, Debug)]
+pub struct ContextCost {
+    /// The model's name.
+    pub model: String,
+    /// The backend's name.
+    pub kernel: String,
+    /// Threads that worked.
+    pub threads: usize,
+    /// The longest context measured.
+    pub context: usize,
+    /// A step without context, in microseconds.
+    pub base_us: f64,
+    /// What each position adds, in nanoseconds.
+    pub position_ns: f64,
+    /// The time that reading a position's keys and values takes at the measured bandwidth, in nanoseconds.
+    pub reading_ns: f64,
+}
+
+impl ContextCost {
+    /// Attention's share of a step at the longest context, in percent.
+    pub fn attention_percent(&self) -> f64 {
+        let attention = self.position_ns * self.context as f64 / 1e3;
+        100.0 * attention / (self.base_us + attention)
+    }
+}
+
+/// A peer in one setting, and this runtime between its runs. Ratios are medians of those of each round; above 1 this
+/// runtime is faster.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// The peer's name.
+    pub peer: String,
+    /// The backend's name.
+    pub kernel: String,
+    /// Threads that both had.
+    pub threads: usize,
+    /// Tokens of the prompt.
+    pub context: usize,
+    /// Prefill in tokens a second: the peer's, and the ratio.
+    pub prefill: Option<(f64, f64)>,
+    /// Decode in tokens a second: the peer's, and the ratio.
+    pub decode: Option<(f64, f64)>,
+    /// First token in milliseconds: the peer's, and the ratio.
+    pub first_token: Option<(f64, f64)>,
 }
 
 impl Report {
@@ -85,7 +122,7 @@ impl Report {
             table.add_row([size, b.threads.to_string(), format!("{:.1} GB/s", b.gb_per_s)]);
         }
         for i in &self.machine.int8 {
-            let kernel = format!("int8 {}", i.kernel);
+            let kernel = format!("int8 {}: {}", i.kernel, i.instructions);
             table.add_row([kernel, i.threads.to_string(), format!("{:.0} G multiply-adds/s", i.gmac_per_s)]);
         }
         align_right(&mut table, 1);
@@ -96,18 +133,14 @@ impl Report {
     pub fn results_table(&self) -> String {
         let mut table = table(&[
             "model",
-            "group",
             "kernel",
             "threads",
-            "prompt",
+            "context",
             "prefill t/s",
             "% int8",
             "decode t/s",
             "% read",
-            "% memory",
-            "ratio",
             "first ms",
-            "load ms",
             "RSS MiB",
             "file MiB",
             "digest",
@@ -115,7 +148,6 @@ impl Report {
         for r in &self.results {
             table.add_row([
                 r.model.clone(),
-                r.group.clone(),
                 r.kernel.clone(),
                 r.threads.to_string(),
                 r.context.to_string(),
@@ -123,40 +155,46 @@ impl Report {
                 format!("{:.0}", r.percent_of_int8_peak),
                 speed(r.decode_tokens_per_s),
                 format!("{:.0}", r.percent_of_bandwidth),
-                format!("{:.0}", r.percent_of_memory_bandwidth),
-                format!("{:.1}", r.prefill_tokens_per_s / r.decode_tokens_per_s),
                 format!("{:.1}", r.first_token_ms),
-                format!("{:.1}", r.load_ms),
                 r.rss_mib.map_or_else(|| "?".to_owned(), |mib| format!("{mib:.1}")),
                 format!("{:.1}", r.file_mib),
                 r.digest.clone(),
             ]);
         }
-        align_right(&mut table, 3);
+        align_right(&mut table, 2);
         table.to_string()
+    }
+
+    /// How much of its limit each setting reaches, as bars: a line for prefill and one for decode, at the shortest and the
+    /// longest context.
+    pub fn plot(&self) -> String {
+        let mut lines = Vec::new();
+        for r in &self.results {
+            let same = |o: &&Measured| (&o.model, &o.kernel, o.threads) == (&r.model, &r.kernel, r.threads);
+            let contexts = || self.results.iter().filter(same).map(|o| o.context);
+            if contexts().min() != Some(r.context) && contexts().max() != Some(r.context) {
+                continue;
+            }
+            let name = format!("{} {}, {} thr., at {}", r.model, r.kernel, r.threads, r.context);
+            for (what, percent, limit) in
+                [("prefill", r.percent_of_int8_peak, "int8 peak"), ("decode", r.percent_of_bandwidth, "bandwidth")]
+            {
+                lines.push(format!("{name:<36} {what:<8}{} {percent:3.0} % of {limit}", bar(percent)));
+            }
+        }
+        lines.join("\n")
     }
 
     /// This run's speeds as multiples of an earlier run's, for settings that both have; above 1 is faster. `None` if
     /// there are none.
     pub fn comparison_table(&self, old: &Report) -> Option<String> {
-        let mut table = table(&[
-            "model",
-            "group",
-            "kernel",
-            "threads",
-            "prompt",
-            "prefill",
-            "decode",
-            "first token",
-            "RSS",
-            "logits",
-        ]);
+        let header = ["model", "kernel", "threads", "context", "prefill", "decode", "first token", "RSS", "logits"];
+        let mut table = table(&header);
         for new in &self.results {
             let Some(old) = old.results.iter().find(|old| old.key() == new.key()) else { continue };
             let ratio = |new: f64, old: f64| format!("{:.2}x", new / old);
             table.add_row([
                 new.model.clone(),
-                new.group.clone(),
                 new.kernel.clone(),
                 new.threads.to_string(),
                 new.context.to_string(),
@@ -167,9 +205,53 @@ impl Report {
                 if new.digest == old.digest { "same" } else { "other" }.to_owned(),
             ]);
         }
-        align_right(&mut table, 3);
+        align_right(&mut table, 2);
         (!table.is_empty()).then(|| table.to_string())
     }
+}
+
+/// What attention costs.
+pub fn context_table(costs: &[ContextCost]) -> String {
+    let header =
+        ["model", "kernel", "threads", "step at 0, us", "a position, ns", "x its reading", "attention at", "%"];
+    let mut table = table(&header);
+    for c in costs {
+        table.add_row([
+            c.model.clone(),
+            c.kernel.clone(),
+            c.threads.to_string(),
+            format!("{:.0}", c.base_us),
+            format!("{:.1}", c.position_ns),
+            format!("{:.2}", c.position_ns / c.reading_ns),
+            c.context.to_string(),
+            format!("{:.0}", c.attention_percent()),
+        ]);
+    }
+    align_right(&mut table, 2);
+    table.to_string()
+}
+
+/// Peers beside this runtime.
+pub fn peers_table(compared: &[Compared]) -> String {
+    let header =
+        ["peer", "our kernel", "threads", "context", "prefill t/s", "ours", "decode t/s", "ours", "first ms", "ours"];
+    let mut table = table(&header);
+    for c in compared {
+        let mut row = vec![c.peer.clone(), c.kernel.clone(), c.threads.to_string(), c.context.to_string()];
+        for pair in [c.prefill, c.decode, c.first_token] {
+            let (theirs, ratio) = pair.map_or_else(Default::default, |(t, r)| (speed(t), format!("{r:.2}x")));
+            row.extend([theirs, ratio]);
+        }
+        table.add_row(row);
+    }
+    align_right(&mut table, 2);
+    table.to_string()
+}
+
+/// Forty characters for 100 percent.
+fn bar(percent: f64) -> String {
+    let full = (percent / 2.5).round().clamp(0.0, 40.0) as usize;
+    format!("{}{}", "#".repeat(full), ".".repeat(40 - full))
 }
 
 /// Bytes in MiB.
@@ -201,24 +283,55 @@ mod tests {
     fn measured(model: &str, speed: f64, digest: &str) -> Measured {
         Measured {
             model: model.to_owned(),
-            parameters: 1000,
-            layout: "rows8".to_owned(),
-            group: "32".to_owned(),
             threads: 2,
             kernel: "portable".to_owned(),
             context: 256,
-            chunk: 64,
             prefill_tokens_per_s: 4.0 * speed,
             decode_tokens_per_s: speed,
             percent_of_bandwidth: 70.0,
-            percent_of_memory_bandwidth: 140.0,
             percent_of_int8_peak: 50.0,
             first_token_ms: 256.0 / 4.0 / speed * 1000.0,
-            load_ms: 0.1,
             rss_mib: None,
             file_mib: 1.0,
             digest: digest.to_owned(),
         }
+    }
+
+    /// Others read it too.
+    #[test]
+    fn json_has_the_fields_that_are_promised() {
+        let report = Report { results: vec![measured("a", 10.0, "00")], ..Report::default() };
+        let json = serde_json::to_value(&report).unwrap();
+        let mut top: Vec<_> = json.as_object().unwrap().keys().collect();
+        top.sort();
+        assert_eq!(top, ["machine", "results"]);
+        let mut fields: Vec<_> = json["results"][0].as_object().unwrap().keys().collect();
+        fields.sort();
+        let expected = "context decode_tokens_per_s digest file_mib first_token_ms kernel model percent_of_bandwidth \
+                        percent_of_int8_peak prefill_tokens_per_s rss_mib threads";
+        assert_eq!(fields, expected.split_whitespace().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn bars_end_at_their_limit() {
+        assert_eq!(bar(0.0), ".".repeat(40));
+        assert_eq!(bar(50.0), "#".repeat(20) + &".".repeat(20));
+        assert_eq!(bar(130.0), "#".repeat(40));
+    }
+
+    #[test]
+    fn attention_is_what_context_adds() {
+        let cost = ContextCost {
+            model: "a".to_owned(),
+            kernel: "portable".to_owned(),
+            threads: 1,
+            context: 1000,
+            base_us: 300.0,
+            position_ns: 100.0,
+            reading_ns: 80.0,
+        };
+        assert_eq!(cost.attention_percent(), 25.0);
+        assert!(context_table(&[cost]).contains("1.25"));
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! What is measured: a ladder of generated LLaMA shapes, or a `.thumb` file; and what a token of it costs.
 
+use std::io::Write;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tempfile::TempPath;
 use thumbformer::Model;
 use thumbformer::arch::{Arch, Kind, Role};
 use thumbformer::blob::placement;
-use thumbformer::packing::{Layout, Packing};
+use thumbformer::packing::Packing;
 use thumbformer_convert::mapped;
+use thumbformer_convert::pipeline::Options;
 use thumbformer_convert::synthetic::{self, Synthetic};
 
-/// Positions of the generated models.
-const CONTEXT: u32 = 1024;
+/// Positions of the generated models: room for steps behind a prompt of 1024 tokens.
+const CONTEXT: u32 = 2048;
 
 /// A LLaMA shape of the ladder. The names count parameters as its publishers do.
 #[derive(Clone, Copy, Debug)]
@@ -48,21 +51,36 @@ impl Shape {
     }
 }
 
-/// A model's bytes, generated or mapped, and what to call it.
+/// A model file, given or generated, and what to call it.
 pub struct Subject {
     /// Name in tables.
     pub name: String,
+    path: PathBuf,
     blob: Box<dyn Deref<Target = [u8]>>,
+    /// Removes a generated file.
+    _file: Option<TempPath>,
 }
 
 impl Subject {
     /// A model of that shape with random weights, the same on every machine.
     ///
     /// # Errors
-    /// None that the ladder's shapes can cause.
-    pub fn generate(shape: &Shape, layout: Layout, group: u32) -> anyhow::Result<Self> {
-        let blob = Synthetic { arch: shape.arch(), seed: 1 }.blob(Packing { layout, group })?;
-        Ok(Self { name: shape.name.to_owned(), blob: Box::new(blob) })
+    /// It cannot be written to the system's folder for temporary files.
+    pub fn generate(shape: &Shape, packing: Packing) -> anyhow::Result<Self> {
+        let mut file = tempfile::Builder::new().suffix(".thumb").tempfile()?;
+        let blob = Synthetic { arch: shape.arch(), seed: 1 }.blob(packing)?;
+        file.write_all(&blob).with_context(|| format!("cannot write {}", file.path().display()))?;
+        let usual = Options::default().packing;
+        let mut name = shape.name.to_owned();
+        if packing.group != usual.group {
+            name = format!("{name}/{}", group_name(packing.group));
+        }
+        if packing.layout != usual.layout {
+            name = format!("{name}/{}", packing.layout.name());
+        }
+        let file = file.into_temp_path();
+        let subject = Self::read(&file)?;
+        Ok(Self { name, _file: Some(file), ..subject })
     }
 
     /// A `.thumb` file, mapped.
@@ -73,7 +91,12 @@ impl Subject {
         // The message names its cause already; a chain would repeat it.
         let blob = mapped::open(path).map_err(|error| anyhow::anyhow!("{error}"))?;
         let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        Ok(Self { name, blob: Box::new(blob) })
+        Ok(Self { name, path: path.to_owned(), blob: Box::new(blob), _file: None })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The file's bytes.
@@ -152,11 +175,12 @@ impl Cost {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thumbformer::packing::Layout;
 
     #[test]
     fn costs_count_each_weight_once() {
         let shape = LADDER[0];
-        let subject = Subject::generate(&shape, Layout::Rows8, 0).unwrap();
+        let subject = Subject::generate(&shape, Packing { layout: Layout::Rows8, group: 0 }).unwrap();
         let cost = Cost::of(&subject.model().unwrap());
         // 5 layers of qkv 128×64, out 64×64, gate and up 344×64, down 64×172; the tied head 512×64.
         assert_eq!(cost.token_macs, 5 * (128 * 64 + 64 * 64 + 344 * 64 + 64 * 172));

@@ -90,9 +90,12 @@ pub fn quantize_rows<E: Send>(
     Ok(Packed { weights, scales, exponent, error })
 }
 
+/// Elements that are worked on side by side: enough for the compiler to use wide registers.
+const LANES: usize = 16;
+
 fn absmax(x: &[f32]) -> f32 {
-    let mut lanes = [0f32; 16];
-    let (chunks, tail) = x.as_chunks::<16>();
+    let mut lanes = [0f32; LANES];
+    let (chunks, tail) = x.as_chunks::<LANES>();
     for chunk in chunks {
         for (lane, x) in lanes.iter_mut().zip(chunk) {
             *lane = lane.max(x.abs());
@@ -136,6 +139,9 @@ fn pack(floats: &[f32], cols: usize, packing: Packing, exponent: i32, weights: &
     error
 }
 
+/// 1.5 · 2²³: added to a number within ±2²², it leaves no bits for a fraction, so the sum is rounded half to even.
+const ROUND: f32 = 12_582_912.0;
+
 /// Divides by the scale and rounds half to even, within ±127. Returns signal and noise.
 fn quantize_group(x: &[f32], scale: f32, q: &mut [i8]) -> (f32, f32) {
     if scale == 0.0 {
@@ -143,15 +149,24 @@ fn quantize_group(x: &[f32], scale: f32, q: &mut [i8]) -> (f32, f32) {
         let signal = x.iter().map(|x| x * x).sum();
         return (signal, signal);
     }
-    let (mut signal, mut noise) = (0.0, 0.0);
-    for (q, &x) in q.iter_mut().zip(x) {
-        let rounded = (x / scale).round_ties_even().clamp(-127.0, 127.0);
-        *q = rounded as i8;
-        let lost = x - rounded * scale;
-        signal += x * x;
-        noise += lost * lost;
+    let (mut signal, mut noise) = ([0f32; LANES], [0f32; LANES]);
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let (q_chunks, q_tail) = q.as_chunks_mut::<LANES>();
+    let lanes = |q: &mut [i8], x: &[f32], signal: &mut [f32; LANES], noise: &mut [f32; LANES]| {
+        for (i, (q, &x)) in q.iter_mut().zip(x).enumerate() {
+            // The sum's last bits are the rounded number: one addition, where rounding is a call without SSE 4.1.
+            let shifted = (x / scale).clamp(-127.0, 127.0) + ROUND;
+            *q = shifted.to_bits() as i8;
+            let lost = x - (shifted - ROUND) * scale;
+            signal[i] += x * x;
+            noise[i] += lost * lost;
+        }
+    };
+    for (q, x) in q_chunks.iter_mut().zip(chunks) {
+        lanes(q, x, &mut signal, &mut noise);
     }
-    (signal, noise)
+    lanes(q_tail, tail, &mut signal, &mut noise);
+    (signal.iter().sum(), noise.iter().sum())
 }
 
 #[cfg(test)]

@@ -165,7 +165,7 @@ fn products(timer: &mut SYST) {
         let x_scales = &mut x_scales[..tokens * groups];
         x_scales.fill_with(|| random(seed) as f32 / 65_536.0);
         let Some(m) = Matrix::new(rows, cols, packing, weights, scales, 1.0) else { return };
-        let x = Activations { values, stride, scales: x_scales, sums: &[], groups };
+        let x = Activations { values, stride, scales: x_scales, starts: &[], groups };
         let (out, expected) = (&mut out[..tokens * rows], &mut expected[..tokens * rows]);
         let multiply = |backend: Backend, out: &mut [f32]| {
             backend.linear(&m, 0, &x, None, Write::Store, TileMut::new(out, rows, rows));
@@ -253,18 +253,6 @@ fn tokens(timer: &mut SYST) -> Result<(), SessionError> {
     let (cache, scratch) = (&mut CACHE.take().0, &mut SCRATCH.take().0);
     let ids: [u32; CONTEXT as usize] = core::array::from_fn(|i| (i * 7 + i / 5 + 1) as u32 % arch.vocab);
 
-    // Three tiles of the cache, the last one in part.
-    let few = ids.get(..70).unwrap_or(&ids);
-    let mut digests = [Digest::new(); 2];
-    for (digest, backend) in digests.iter_mut().zip([Backend::PORTABLE, Backend::detect()]) {
-        let mut session = Session::with(model, &PLAN, cache, scratch, backend, Serial)?;
-        session.score(few, |_, logits| digest.update(logits))?;
-        println!("  digest of the logits of {} tokens, {}: {:016x}", few.len(), backend.name(), digest.value());
-    }
-    if digests[0] != digests[1] {
-        println!("  WRONG");
-    }
-
     for (position, tokens) in STRETCHES {
         let Some(ids) = ids.get(..position + tokens) else { continue };
         let (before, ids) = ids.split_at(position);
@@ -299,6 +287,18 @@ fn tokens(timer: &mut SYST) -> Result<(), SessionError> {
             let counted = meter.ticks.get(phase as usize).map_or(0, |ticks| ticks.load(Relaxed));
             println!("    {name:12}{counted:9}{:7.3}", counted as f32 / products as f32);
         }
+    }
+
+    // Three tiles of the cache, the last one in part.
+    let few = ids.get(..70).unwrap_or(&ids);
+    let mut digests = [Digest::new(); 2];
+    for (digest, backend) in digests.iter_mut().zip([Backend::PORTABLE, Backend::detect()]) {
+        let mut session = Session::with(model, &PLAN, cache, scratch, backend, Serial)?;
+        session.score(few, |_, logits| digest.update(logits))?;
+        println!("  digest of the logits of {} tokens, {}: {:016x}", few.len(), backend.name(), digest.value());
+    }
+    if digests[0] != digests[1] {
+        println!("  WRONG");
     }
     Ok(())
 }

@@ -107,35 +107,31 @@ impl HeadCacheMut<'_> {
     /// Quantizes a centred key and a value (`head_dim` each) into the entry of `position`; `q` is room for one of them.
     pub(crate) fn write(&mut self, backend: Backend, position: usize, key: &[f32], value: &[f32], q: &mut [i8]) {
         let HeadShape { layout, head_dim, .. } = self.shape;
-        let quantize = |x: &[f32], q: &mut [i8]| {
-            let mut scale = [0.0];
-            // Plain bytes, whatever the layout: they become rows and columns of a matrix, not a vector.
-            backend.quantize(Layout::Rows8, x, head_dim, q, &mut scale, &mut []);
-            scale[0]
+        let Some(q) = q.get_mut(..self.shape.key_bytes()) else { return };
+        let quantize = |x: &[f32], q: &mut [i8], scale: Option<&mut f32>| {
+            if let Some(scale) = scale {
+                // Plain bytes, whatever the layout: they become rows and columns of a matrix, not a vector.
+                backend.quantize(Layout::Rows8, x, head_dim, q, core::slice::from_mut(scale), &mut []);
+            }
         };
-        if let Some(scale) = self.key_scales.get_mut(position) {
-            *scale = quantize(key, q);
-        }
-        let key_at = layout.quad_offset(position, 0, head_dim);
-        let key_quads = self.keys.get_mut(key_at..).unwrap_or(&mut []).chunks_mut(layout.quad_bytes());
-        for (quad, slot) in q.as_chunks::<QUAD>().0.iter().zip(key_quads) {
-            if let Some(slot) = slot.first_chunk_mut() {
+        quantize(key, q, self.key_scales.get_mut(position));
+        let mut at = layout.quad_offset(position, 0, head_dim);
+        for quad in q.as_chunks::<QUAD>().0 {
+            if let Some(slot) = self.keys.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
                 *slot = layout.encode(*quad);
             }
+            at += layout.quad_bytes();
         }
-        if let Some(scale) = self.value_scales.get_mut(position) {
-            *scale = quantize(value, q);
-        }
+        quantize(value, q, self.value_scales.get_mut(position));
+        // Every dimension is a row: of the quad of this column the slot of its row.
         let (tile, column) = (position / TILE, position % TILE);
-        let tile_bytes = TILE * self.shape.value_rows();
-        let tile = self.values.get_mut(tile * tile_bytes..(tile + 1) * tile_bytes).unwrap_or(&mut []);
-        let rows = layout.block_rows();
-        for (block, q) in tile.chunks_exact_mut(rows * TILE).zip(q.chunks(rows)) {
-            // The quad of this column: one slot for each row.
-            let quad = block.get_mut(column / QUAD * layout.quad_bytes()..).unwrap_or(&mut []);
+        let mut at = tile * TILE * self.shape.value_rows() + column / QUAD * layout.quad_bytes();
+        for q in q.get(..head_dim).unwrap_or(&[]).chunks(layout.block_rows()) {
+            let quad = self.values.get_mut(at..).unwrap_or(&mut []);
             for (slot, &q) in quad.as_chunks_mut::<QUAD>().0.iter_mut().zip(q) {
                 layout.replace(slot, column % QUAD, q);
             }
+            at += layout.block_rows() * TILE;
         }
     }
 }

@@ -143,23 +143,29 @@ fn apply(gated: bool, hidden: usize, row: &mut [f32], f: impl Fn(f32) -> f32) {
     }
 }
 
-/// LayerNorm or RMSNorm of `x` into `out`; `bias` may be empty.
+/// LayerNorm or RMSNorm of `x` into `out`.
 #[inline(always)]
 pub fn norm(kind: Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    let n = x.len() as f32;
-    let mean = match kind {
-        Norm::Layer => sum(x, |x| x) / n,
-        Norm::Rms => 0.0,
-    };
-    let variance = sum(x, |x| (x - mean) * (x - mean)) / n;
-    let inverse = 1.0 / libm::sqrtf(variance + eps);
-    for ((y, &x), &w) in out.iter_mut().zip(x).zip(weight) {
-        *y = ((x - mean) * inverse) * w;
+    match kind {
+        Norm::Layer => {
+            let mean = sum(x, |x| x) / x.len() as f32;
+            normalise(eps, x, weight, out, |x| x - mean);
+        }
+        Norm::Rms => normalise(eps, x, weight, out, |x| x),
     }
     if let Some(bias) = bias {
         for (y, &b) in out.iter_mut().zip(bias) {
             *y += b;
         }
+    }
+}
+
+#[inline(always)]
+fn normalise(eps: f32, x: &[f32], weight: &[f32], out: &mut [f32], centred: impl Fn(f32) -> f32) {
+    let variance = sum(x, |x| centred(x) * centred(x)) / x.len() as f32;
+    let inverse = 1.0 / libm::sqrtf(variance + eps);
+    for ((y, &x), &w) in out.iter_mut().zip(x).zip(weight) {
+        *y = (centred(x) * inverse) * w;
     }
 }
 

@@ -80,7 +80,11 @@ impl Layout {
                 let at = i / 2 * 2;
                 let half = i16::from_le_bytes([bytes[at], bytes[at + 1]]);
                 let even = half as i8 as i16;
-                let half = if i == at { half.wrapping_sub(even).wrapping_add(w as i16) } else { (w as i16 * 256).wrapping_add(even) };
+                let half = if i == at {
+                    half.wrapping_sub(even).wrapping_add(w as i16)
+                } else {
+                    (w as i16 * 256).wrapping_add(even)
+                };
                 [bytes[at], bytes[at + 1]] = half.to_le_bytes();
             }
         }

@@ -109,7 +109,7 @@ pub(crate) struct Widths {
     pub(crate) rope: usize,
     /// Quantized activations, bytes.
     pub(crate) quantized: usize,
-    /// Their groups: an f32 scale and an i32 sum each.
+    /// Their groups: an f32 scale and an i32 start each.
     pub(crate) groups: usize,
 }
 
@@ -233,7 +233,7 @@ pub(crate) struct Scratch<'b> {
     pub(crate) rope: &'b mut [f32],
     pub(crate) logits: &'b mut [f32],
     pub(crate) scales: &'b mut [f32],
-    pub(crate) sums: &'b mut [i32],
+    pub(crate) starts: &'b mut [i32],
     pub(crate) quantized: &'b mut [i8],
 }
 
@@ -254,7 +254,7 @@ impl<'b> Scratch<'b> {
             rope: take(&mut buffer, tokens * widths.rope)?,
             logits: take(&mut buffer, plan.limits.logit_rows as usize * plan.arch.vocab as usize)?,
             scales: take(&mut buffer, tokens * widths.groups)?,
-            sums: take(&mut buffer, tokens * widths.groups)?,
+            starts: take(&mut buffer, tokens * widths.groups)?,
             quantized: take(&mut buffer, tokens * widths.quantized)?,
         })
     }

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use thumbformer::arch::{Activation, Norm, Position, Role};
+use thumbformer::arch::{Activation, Kind, Norm, Position, Role};
 use thumbformer::blob::header::Header;
+use thumbformer::blob::placement;
+use thumbformer::kernel::pool::Pool;
 use thumbformer::packing::{Layout, Packing};
+use thumbformer::workers::Workers;
 use thumbformer::{BlobError, Model};
 use thumbformer_convert::memory::AlignedBytes;
+use thumbformer_convert::synthetic::{Synthetic, llama};
 use thumbformer_tests::damage::{damage, exercise, exercise_copy, plan_everything};
 use thumbformer_tests::shapes;
 use thumbformer_tests::tiny::{self, ENTRY, LEN, PLACES, Place, TABLE, TENSORS, seal};
@@ -433,4 +437,50 @@ fn tensors_that_a_record_does_not_have_are_absent() {
     for layer in [1, 2, u32::MAX] {
         assert!(model.matrix(Role::Qkv, layer).is_none() && model.layer(layer).is_none());
     }
+}
+
+#[test]
+fn workers_find_what_one_finds() {
+    let arch = llama(4096, 256, 2, 4, 4, 512, 64);
+    let good = Synthetic { arch, seed: 3 }.blob(Packing { layout: Layout::Rows8, group: 32 }).expect("a valid shape");
+    assert!(good.len() > 2 << 20, "{} bytes are not shared", good.len());
+    let pools = [1, 2, 3, 7].map(Pool::new);
+    let all_say = |blob: &[u8]| {
+        let alone = Model::new(blob).map(drop);
+        for pool in &pools {
+            assert_eq!(Model::with_workers(blob, pool).map(drop), alone, "{} workers", pool.count());
+        }
+        alone
+    };
+    assert_eq!(all_say(&good), Ok(()));
+    let mut rng = Rng::with_seed(5);
+    for at in (192..good.len()).step_by(good.len() / 16) {
+        let mut blob = AlignedBytes::from(&good[..]);
+        blob[at] ^= 1 << rng.u8(..8);
+        assert_eq!(all_say(&blob), Err(BlobError::ContentChecksum), "byte {at}");
+    }
+    let header = *Model::new(&good).expect("good").header();
+    let placed: Vec<_> = placement(&arch, header.packing, 0).enumerate().collect();
+    for &(index, placed) in &placed {
+        let mut blob = AlignedBytes::from(&good[..]);
+        let (at, expected) = match placed.spec.kind {
+            Kind::Matrix => (placed.end() - 1, BlobError::Scale { index: index as u32 }),
+            Kind::Vector => (placed.end() - 1, BlobError::Value { index: index as u32 }),
+        };
+        // Infinity and beyond, in an f16 as in an f32.
+        blob[at as usize - 1..=at as usize].fill(0xFF);
+        seal(&mut blob);
+        assert_eq!(all_say(&blob), Err(expected), "{:?}", placed.spec);
+    }
+    let mut blob = AlignedBytes::from(&good[..]);
+    for (_, placed) in placed.iter().rev().take(3) {
+        blob[placed.end() as usize - 2..placed.end() as usize].fill(0xFF);
+    }
+    seal(&mut blob);
+    let (first, _) = placed[placed.len() - 3];
+    let found = all_say(&blob).expect_err("three bad tensors");
+    assert!(
+        matches!(found, BlobError::Scale { index } | BlobError::Value { index } if index == first as u32),
+        "{found:?}"
+    );
 }

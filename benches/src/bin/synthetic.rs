@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use benches::subject::{LADDER, Shape, Subject};
 use clap::Parser;
-use thumbformer::packing::Layout;
+use thumbformer::packing::{Layout, Packing};
 
 /// Writes a LLaMA shape with random weights, the same on every machine, as a .thumb file.
 #[derive(Parser)]
@@ -35,7 +35,7 @@ fn run() -> anyhow::Result<()> {
     };
     anyhow::ensure!(matches!(options.group, 0 | 32 | 64), "a group of {} columns: 0, 32 and 64 exist", options.group);
     let layout = if options.simd { Layout::Rows8 } else { Layout::Dsp };
-    let subject = Subject::generate(&shape, layout, options.group)?;
+    let subject = Subject::generate(&shape, Packing { layout, group: options.group })?;
     std::fs::write(&options.output, subject.blob())
         .map_err(|error| anyhow::anyhow!("{}: {error}", options.output.display()))
 }

@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args};
 use serde::Serialize;
 use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
 
-use super::model::{Conversion, Execution, Loaded, Precision, is_blob};
+use super::model::{Conversion, Execution, Loaded, Opened, Precision, is_blob};
 use super::{Bar, counted, print_json, read_text, say, tell};
 use crate::engine::Engine;
 use crate::evaluate::{self, Likelihood, Pair, PairReport, TextReport};
@@ -59,13 +59,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let unused = Conversion::default();
     let of_model =
         if arguments.reference.is_some() && is_blob(&arguments.model) { &unused } else { &arguments.conversion };
-    let loaded = Loaded::open(&arguments.model, of_model, arguments.execution.precision, arguments.json)?;
+    let opened = Opened::open(&arguments.model, of_model, arguments.execution.precision, arguments.json)?;
+    let loaded = opened.load(&arguments.execution)?;
     let reference = match &arguments.reference {
-        Some(path) => Some(Loaded::open(path, &arguments.conversion, Precision::F32, true)?),
+        Some(path) => Some(Opened::open(path, &arguments.conversion, Precision::F32, true)?),
         None => None,
     };
+    let in_f32 = Execution { precision: Precision::F32, ..arguments.execution };
+    let reference = reference.as_ref().map(|opened| opened.load(&in_f32)).transpose()?;
     if let Some(reference) = &reference {
-        let (vocab, expected) = (reference.vocab()?, loaded.vocab()?);
+        let (vocab, expected) = (reference.vocab(), loaded.vocab());
         if vocab != expected {
             return Err(Error::Usage(format!(
                 "the reference has a vocabulary of {vocab}, the model one of {expected}: they do not belong together"
@@ -74,17 +77,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let with_reference = |f: &mut dyn FnMut(Option<&mut dyn Engine>) -> Result<()>| match &reference {
         None => f(None),
-        Some(reference) => {
-            let execution = Execution { precision: Precision::F32, ..arguments.execution };
-            reference.with_engine(&execution, 1, |engine, _| f(Some(engine)))
-        }
+        Some(reference) => reference.with_engine(1, |engine, _| f(Some(engine))),
     };
     if let Some(path) = &arguments.pairs {
         let pairs = read_pairs(path, &loaded.require_tokenizer()?)?;
         let mut reports = Vec::new();
-        reports.push(loaded.with_engine(&arguments.execution, LOGIT_ROWS, |model, _| {
-            answer(arguments, path, &loaded, model, &pairs)
-        })?);
+        reports.push(loaded.with_engine(LOGIT_ROWS, |model, _| answer(arguments, path, &loaded, model, &pairs))?);
         with_reference(&mut |reference| {
             if let Some(reference) = reference {
                 reports.push(answer(arguments, path, &loaded, reference, &pairs)?);
@@ -94,7 +92,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return print_pairs(arguments, &loaded, &reports);
     }
     let ids = match (&arguments.ids, &arguments.text) {
-        (Some(path), _) => read_ids(path, loaded.vocab()?)?,
+        (Some(path), _) => read_ids(path, loaded.vocab())?,
         (None, Some(path)) => encode(&loaded.require_tokenizer()?, &read_text(path)?, EncodeOptions::default())?,
         (None, None) => return Err(Error::Usage("nothing to score: give a text file, --ids or --pairs".into())),
     };
@@ -103,7 +101,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Err(Error::format(path, format!("{found}, expected at least 2: the first one is not scored")));
     }
     let mut report = None;
-    loaded.with_engine(&arguments.execution, LOGIT_ROWS, |model, _| {
+    loaded.with_engine(LOGIT_ROWS, |model, _| {
         with_reference(&mut |reference| {
             let bar = Bar::new(ids.len() as u64, "tokens", arguments.json);
             let progress = |done| bar.advance(done as u64);
@@ -117,7 +115,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn answer(
     arguments: &Arguments,
     path: &Path,
-    loaded: &Loaded,
+    loaded: &Loaded<'_>,
     engine: &mut dyn Engine,
     pairs: &[Pair],
 ) -> Result<PairReport> {
@@ -140,7 +138,7 @@ fn answer(
     evaluate::pairs(
         engine,
         pairs,
-        loaded.special()?.end(),
+        loaded.special().end(),
         |ids| decode(&tokenizer, ids, true),
         wrong,
         |n| bar.advance(n as u64),
@@ -196,7 +194,7 @@ struct TextOutput<'r> {
     report: &'r TextReport,
 }
 
-fn print_text(arguments: &Arguments, loaded: &Loaded, report: &TextReport) -> Result<()> {
+fn print_text(arguments: &Arguments, loaded: &Loaded<'_>, report: &TextReport) -> Result<()> {
     if arguments.json {
         let Likelihood { nll, perplexity, tokens } = report.model;
         let top1_agreement = report.divergence.map(|d| d.top1_agreement);
@@ -235,7 +233,7 @@ struct PairsOutput<'r> {
     reference: Option<&'r PairReport>,
 }
 
-fn print_pairs(arguments: &Arguments, loaded: &Loaded, reports: &[PairReport]) -> Result<()> {
+fn print_pairs(arguments: &Arguments, loaded: &Loaded<'_>, reports: &[PairReport]) -> Result<()> {
     let Some(model) = reports.first() else { return Ok(()) };
     let reference = reports.get(1);
     if arguments.json {

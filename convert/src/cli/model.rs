@@ -140,20 +140,19 @@ impl Execution {
     }
 }
 
-/// A model in memory, ready to run.
+/// A model's bytes, not checked yet.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct Opened {
     path: PathBuf,
-    blob: Blob,
-    prepared: Option<Prepared>,
+    content: Content,
 }
 
 #[derive(Debug)]
-enum Blob {
-    Mapped(Mmap),
-    Converted(AlignedBytes),
+enum Content {
+    Finished(Mmap),
+    Converted(AlignedBytes, Prepared),
     /// Only the f32 reference will be used.
-    None,
+    Checkpoint(Prepared),
 }
 
 /// Whether a path names a finished blob: by its first bytes, whatever its name.
@@ -165,7 +164,7 @@ pub fn is_blob(path: &Path) -> bool {
     (read.is_ok() && magic == thumbformer::blob::header::MAGIC) || named
 }
 
-impl Loaded {
+impl Opened {
     /// Maps a `.thumb` file, or converts a checkpoint in memory.
     ///
     /// # Errors
@@ -182,43 +181,68 @@ impl Loaded {
                 let path = path.display();
                 return Err(Error::Usage(format!("{path} is converted already: {option} is for checkpoints")));
             }
-            return Ok(Self { path: path.into(), blob: Blob::Mapped(mapped::open(path)?), prepared: None });
+            return Ok(Self { path: path.into(), content: Content::Finished(mapped::open(path)?) });
         }
         let prepared = Prepared::open(path, conversion.options())?;
-        let blob = match precision {
-            Precision::F32 => Blob::None,
+        let content = match precision {
+            Precision::F32 => Content::Checkpoint(prepared),
             Precision::Int8 => {
                 let bar = Bar::new(prepared.recipe.arch.parameters(), "parameters", quiet);
-                Blob::Converted(prepared.to_memory(&bar)?.0)
+                Content::Converted(prepared.to_memory(&bar)?.0, prepared)
             }
         };
-        Ok(Self { path: path.into(), blob, prepared: Some(prepared) })
+        Ok(Self { path: path.into(), content })
     }
 
-    fn bytes(&self) -> &[u8] {
-        match &self.blob {
-            Blob::Mapped(bytes) => bytes,
-            Blob::Converted(bytes) => bytes,
-            Blob::None => &[],
-        }
-    }
-
-    /// The int8 model.
+    /// Checks the model, with as many threads as it is to run on. Only here: it takes longer than anything else before the
+    /// first token.
     ///
     /// # Errors
     /// The runtime refuses the file.
-    pub fn model(&self) -> Result<Model<'_>> {
-        Model::new(self.bytes()).map_err(|source| Error::Blob { path: self.path.clone(), source })
+    pub fn load(&self, execution: &Execution) -> Result<Loaded<'_>> {
+        let threads = execution.threads();
+        let (bytes, notes) = match &self.content {
+            Content::Finished(bytes) => (&bytes[..], &[][..]),
+            Content::Converted(bytes, prepared) => (&bytes[..], &prepared.notes[..]),
+            Content::Checkpoint(prepared) => {
+                let (engines, notes) = (Engines::F32(prepared), &prepared.notes);
+                return Ok(Loaded { path: &self.path, engines, notes, threads, backend: None });
+            }
+        };
+        let pool = Pool::new(threads);
+        let model = Model::with_workers(bytes, &pool);
+        let model = model.map_err(|source| Error::Blob { path: self.path.clone(), source })?;
+        let engines = Engines::Int8(Box::new(model), pool);
+        Ok(Loaded { path: &self.path, engines, notes, threads, backend: execution.kernel })
     }
+}
 
+/// A model, ready to run.
+#[derive(Debug)]
+pub struct Loaded<'a> {
+    path: &'a Path,
+    engines: Engines<'a>,
+    notes: &'a [String],
+    threads: usize,
+    backend: Option<Backend>,
+}
+
+/// What a model can run on.
+#[derive(Debug)]
+enum Engines<'a> {
+    Int8(Box<Model<'a>>, Pool),
+    F32(&'a Prepared),
+}
+
+impl<'a> Loaded<'a> {
     /// The tokenizer, if the model has one.
     ///
     /// # Errors
-    /// The file is damaged.
-    pub fn tokenizer(&self) -> Result<Option<Tokenizer<'_>>> {
-        match &self.prepared {
-            Some(prepared) => prepared.tokenizer.as_ref().map(|t| t.tokenizer()).transpose(),
-            None => Ok(self.model()?.tokenizer().copied()),
+    /// The packed tokenizer is damaged.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer<'a>>> {
+        match &self.engines {
+            Engines::Int8(model, _) => Ok(model.tokenizer().copied()),
+            Engines::F32(prepared) => prepared.tokenizer.as_ref().map(|t| t.tokenizer()).transpose(),
         }
     }
 
@@ -226,68 +250,54 @@ impl Loaded {
     ///
     /// # Errors
     /// There is none.
-    pub fn require_tokenizer(&self) -> Result<Tokenizer<'_>> {
+    pub fn require_tokenizer(&self) -> Result<Tokenizer<'a>> {
         self.tokenizer()?
             .ok_or_else(|| Error::Usage(format!("{} has no tokenizer: give token ids with --ids", self.path.display())))
     }
 
     /// Tokens that start and end sequences.
-    ///
-    /// # Errors
-    /// The file is damaged.
-    pub fn special(&self) -> Result<SpecialTokens> {
-        Ok(match &self.prepared {
-            Some(prepared) => prepared.special,
-            None => *self.model()?.special(),
-        })
+    pub fn special(&self) -> &SpecialTokens {
+        match &self.engines {
+            Engines::Int8(model, _) => model.special(),
+            Engines::F32(prepared) => &prepared.special,
+        }
     }
 
     /// Number of tokens that the model knows.
-    ///
-    /// # Errors
-    /// The file is damaged.
-    pub fn vocab(&self) -> Result<u32> {
-        Ok(match &self.prepared {
-            Some(prepared) => prepared.recipe.arch.vocab,
-            None => self.model()?.arch().vocab,
-        })
+    pub fn vocab(&self) -> u32 {
+        match &self.engines {
+            Engines::Int8(model, _) => model.arch().vocab,
+            Engines::F32(prepared) => prepared.recipe.arch.vocab,
+        }
     }
 
     /// Says what the conversion assumed or left out.
     pub fn tell_notes(&self) {
-        self.prepared.iter().flat_map(|p| &p.notes).for_each(|note| tell!("note: {note}"));
+        self.notes.iter().for_each(|note| tell!("note: {note}"));
     }
 
     /// Runs `f` with an engine of the kind asked for. `logit_rows` is how many positions' logits it computes at a time.
     ///
     /// # Errors
     /// What `f` returns; a model that does not fit this machine.
-    pub fn with_engine<T>(
-        &self,
-        execution: &Execution,
-        logit_rows: u32,
-        f: impl FnOnce(&mut dyn Engine, &Running) -> Result<T>,
-    ) -> Result<T> {
-        if execution.precision == Precision::F32 {
-            let Some(prepared) = &self.prepared else {
-                return Err(Error::Usage("--precision f32 needs a checkpoint".into()));
-            };
-            let threads = execution.threads();
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-            let pool = pool.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?;
-            let mut reference = Reference::load(&prepared.recipe, &prepared.source.checkpoint)?;
-            let running = Running { kernel: "f32 reference", threads, cache_bytes: None, scratch_bytes: None };
-            return f(&mut InPool { reference: &mut reference, pool }, &running);
-        }
-        let model = self.model()?;
-        let backend = execution.kernel.unwrap_or_else(Backend::detect);
+    pub fn with_engine<T>(&self, logit_rows: u32, f: impl FnOnce(&mut dyn Engine, &Running) -> Result<T>) -> Result<T> {
+        let threads = self.threads;
+        let (model, workers) = match &self.engines {
+            Engines::Int8(model, workers) => (model, workers),
+            Engines::F32(prepared) => {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                let pool = pool.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?;
+                let mut reference = Reference::load(&prepared.recipe, &prepared.source.checkpoint)?;
+                let running = Running { kernel: "f32 reference", threads, cache_bytes: None, scratch_bytes: None };
+                return f(&mut InPool { reference: &mut reference, pool }, &running);
+            }
+        };
+        let backend = self.backend.unwrap_or_else(Backend::detect);
         let context = model.arch().context;
         let plan = Plan::for_header(model.header(), Limits { context, chunk: CHUNK, logit_rows })?;
         let (mut cache, mut scratch) =
             (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
-        let threads = execution.threads();
-        let pool = Pool::new(threads);
-        let mut session = Session::with(model, &plan, &mut cache, &mut scratch, backend, pool)?;
+        let mut session = Session::with(**model, &plan, &mut cache, &mut scratch, backend, workers)?;
         let running = Running {
             kernel: backend.name(),
             threads,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use thumbformer::decode::{StopStrings, Stopped};
 use thumbformer::tokenizer::EncodeOptions;
 
-use super::model::{Conversion, Execution, Loaded, Precision, Running};
+use super::model::{Conversion, Execution, Opened, Precision, Running};
 use super::{bytes, counted, print_json, tell, utf8};
 use crate::engine::Engine;
 use crate::generate::{Ended, Generated, Settings, generate};
@@ -145,12 +145,13 @@ const STOP_ROOM: usize = 512;
 /// # Errors
 /// Whatever the model, the tokenizer or the runtime reports.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let loaded = Loaded::open(&arguments.model, &arguments.conversion, arguments.execution.precision, arguments.json)?;
+    let opened = Opened::open(&arguments.model, &arguments.conversion, arguments.execution.precision, arguments.json)?;
+    let loaded = opened.load(&arguments.execution)?;
     if arguments.stats && !arguments.json {
         loaded.tell_notes();
     }
     let tokenizer = loaded.tokenizer()?;
-    let special = loaded.special()?;
+    let special = loaded.special();
     let mut prompt = match &arguments.ids {
         Some(ids) => ids.clone(),
         None => {
@@ -176,7 +177,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut stop = StopStrings::<STOP_ROOM>::new(&stops)
         .ok_or_else(|| Error::Usage(format!("--stop: expected at most {} bytes of text", STOP_ROOM / 2)))?;
 
-    loaded.with_engine(&arguments.execution, 1, |engine, running| {
+    loaded.with_engine(1, |engine, running| {
         check_room(engine, &prompt)?;
         let mut text = String::new();
         let mut out = std::io::stdout();

@@ -20,6 +20,7 @@
 //! | 20 | 4 | zero |
 //! | 24 | 8 | offset in the file |
 
+mod content;
 pub mod crc;
 pub mod header;
 
@@ -27,6 +28,7 @@ use crate::arch::{Arch, ArchError, Kind, Role, TensorSpec};
 use crate::matrix::Matrix;
 use crate::packing::{Packing, round_up};
 use crate::tokenizer::{Tokenizer, TokenizerError};
+use crate::workers::{Serial, Workers};
 use header::{HEADER_BYTES, Header, SpecialTokens};
 
 /// Every section and tensor starts at a multiple of this.
@@ -267,6 +269,14 @@ impl<'a> Model<'a> {
     /// # Errors
     /// The first thing found wrong; see [`BlobError`].
     pub fn new(blob: &'a [u8]) -> Result<Self, BlobError> {
+        Self::with_workers(blob, &Serial)
+    }
+
+    /// [`Model::new`] by several workers, who share the content: the same checks, and the same error.
+    ///
+    /// # Errors
+    /// The first thing found wrong; see [`BlobError`].
+    pub fn with_workers<W: Workers>(blob: &'a [u8], workers: &W) -> Result<Self, BlobError> {
         let header = Header::read(blob)?;
         if !Header::checksum_holds(blob) {
             return Err(BlobError::HeaderChecksum);
@@ -295,72 +305,13 @@ impl<'a> Model<'a> {
         if found > end {
             return Err(BlobError::TooLong { expected: end, found });
         }
-        if blob.get(HEADER_BYTES..).map(crc::crc32) != Some(header.content_crc) {
-            return Err(BlobError::ContentChecksum);
-        }
         let mut model = Self { blob, header, tokenizer: None };
-        model.check_tensors()?;
+        content::check(&model, workers)?;
         let tokenizer = model.tokenizer_section();
         if !tokenizer.is_empty() {
             model.tokenizer = Some(Tokenizer::new(tokenizer, header.arch.vocab).map_err(BlobError::Tokenizer)?);
         }
         Ok(model)
-    }
-
-    fn check_tensors(&self) -> Result<(), BlobError> {
-        let header = &self.header;
-        let tokenizer = tokenizer_offset(header.tensor_count);
-        let mut end = HEADER_BYTES as u64 + u64::from(header.tensor_count) * ENTRY_BYTES as u64;
-        self.check_padding(end, tokenizer)?;
-        end = tokenizer + header.tokenizer_len;
-        for (index, placed) in (0u32..).zip(placement(&header.arch, header.packing, header.tokenizer_len)) {
-            let exponent = self.exponent(index);
-            let limit = if placed.spec.kind == Kind::Matrix { MAX_EXPONENT } else { 0 };
-            if exponent.checked_abs().is_none_or(|e| e > limit) {
-                return Err(BlobError::Tensor { index, field: "exponent" });
-            }
-            let expected = Entry { spec: placed.spec, exponent, offset: placed.offset }.to_bytes();
-            let entry = self.entry(index);
-            if entry != expected {
-                let differs = expected.iter().zip(&entry).position(|(a, b)| a != b).unwrap_or(0);
-                let field = match differs {
-                    0..2 => "role",
-                    2 => "kind",
-                    4..8 => "layer",
-                    8..12 => "rows",
-                    12..16 => "cols",
-                    24.. => "offset",
-                    _ => "reserved",
-                };
-                return Err(BlobError::Tensor { index, field });
-            }
-            self.check_padding(end, placed.offset)?;
-            self.check_padding(placed.offset + placed.len, placed.scales)?;
-            end = placed.end();
-            match placed.spec.kind {
-                Kind::Matrix => {
-                    // Not negative and below infinity: the sign bit clear and the exponent not all ones.
-                    let scales = self.cast::<u16>(placed.scales, placed.scales_len);
-                    if scales.iter().any(|&bits| bits >= 0x7C00) {
-                        return Err(BlobError::Scale { index });
-                    }
-                }
-                Kind::Vector => {
-                    let values = self.cast::<f32>(placed.offset, placed.len);
-                    if values.iter().any(|v| !v.is_finite()) {
-                        return Err(BlobError::Value { index });
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn check_padding(&self, from: u64, to: u64) -> Result<(), BlobError> {
-        match self.bytes(from, to - from).iter().position(|&b| b != 0) {
-            Some(at) => Err(BlobError::NotZero { offset: from + at as u64 }),
-            None => Ok(()),
-        }
     }
 
     /// The head.

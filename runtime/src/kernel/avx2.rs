@@ -314,7 +314,7 @@ impl Kernel for Avx2 {
     }
 
     #[inline(always)]
-    fn scores(self, keys: &[u8], query: &[i8], _sum: i32, dots: &mut [i32; TILE]) {
+    fn scores(self, keys: &[u8], query: &[i8], _start: i32, dots: &mut [i32; TILE]) {
         let (quads, words) = super::drive::key_blocks(keys, query);
         // SAFETY: the processor has AVX2 (`new`); `key_blocks` says that query and blocks hold as many quads.
         unsafe {

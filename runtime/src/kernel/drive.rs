@@ -29,12 +29,12 @@ pub(super) struct Token<'a> {
     pub values: &'a [i8],
     /// A scale for each group.
     pub scales: &'a [f32],
-    /// The sum of each group's values.
+    /// −128 times the sum of each group's values.
     #[cfg_attr(
         not(any(target_arch = "x86_64", target_arch = "aarch64")),
         allow(dead_code, reason = "for kernels with unsigned operands")
     )]
-    pub sums: &'a [i32],
+    pub starts: &'a [i32],
 }
 
 /// The quantized vectors of consecutive tokens.
@@ -45,16 +45,16 @@ pub(super) struct Tokens<'a> {
     pub stride: usize,
     /// [`Token::scales`], `groups` a token.
     pub scales: &'a [f32],
-    /// [`Token::sums`], `groups` a token.
-    pub sums: &'a [i32],
+    /// [`Token::starts`], `groups` a token.
+    pub starts: &'a [i32],
     pub groups: usize,
 }
 
 impl<'a> Tokens<'a> {
     #[inline(always)]
     fn new(x: &Activations<'a>, first: usize, count: usize) -> Self {
-        let Activations { values, scales, sums, .. } = x.tokens(first, count);
-        Self { values, stride: x.stride, scales, sums, groups: x.groups }
+        let Activations { values, scales, starts, .. } = x.tokens(first, count);
+        Self { values, stride: x.stride, scales, starts, groups: x.groups }
     }
 
     #[inline(always)]
@@ -63,7 +63,7 @@ impl<'a> Tokens<'a> {
         Token {
             values: self.values.get(t * self.stride..(t + 1) * self.stride).unwrap_or(&[]),
             scales: self.scales.get(groups.clone()).unwrap_or(&[]),
-            sums: self.sums.get(groups).unwrap_or(&[]),
+            starts: self.starts.get(groups).unwrap_or(&[]),
         }
     }
 
@@ -83,7 +83,7 @@ impl Block<'_> {
         let mut groups = self.scales.len() / rows;
         for x in x {
             quads = quads.min(x.values.len() / QUAD);
-            groups = groups.min(x.scales.len()).min(x.sums.len());
+            groups = groups.min(x.scales.len()).min(x.starts.len());
         }
         quads.min(groups.saturating_mul(self.group_quads))
     }
@@ -122,8 +122,8 @@ pub(super) trait Kernel: Copy {
         out
     }
 
-    /// Dot products of a tile's keys with a query, whose sum is `sum`.
-    fn scores(self, keys: &[u8], query: &[i8], sum: i32, dots: &mut [i32; TILE]);
+    /// Dot products of a tile's keys with a query; `start` is −128 times the sum of the query's values.
+    fn scores(self, keys: &[u8], query: &[i8], start: i32, dots: &mut [i32; TILE]);
 
     /// `out·rescale + dot·scale`, where dot are the products of 8 rows of a tile's values with weights, of which none is
     /// negative.
@@ -332,7 +332,7 @@ struct InRows8<K>(K);
 impl<K: Kernel> Dots<8> for InRows8<K> {
     #[inline(always)]
     fn scores(self, keys: &[u8], query: &Query<'_>, dots: &mut [i32; TILE]) {
-        self.0.scores(keys, query.values, query.sum, dots);
+        self.0.scores(keys, query.values, query.start, dots);
     }
 
     #[inline(always)]
@@ -458,7 +458,7 @@ pub(super) fn quantize<K: Kernel>(
     group: usize,
     q: &mut [i8],
     scales: &mut [f32],
-    sums: &mut [i32],
+    starts: &mut [i32],
 ) {
     let group = group.max(1);
     match layout {
@@ -466,12 +466,12 @@ pub(super) fn quantize<K: Kernel>(
             let Some((values, padding)) = q.split_at_mut_checked(x.len()) else { return };
             padding.fill(0);
             let groups = x.chunks(group).zip(values.chunks_mut(group));
-            let mut sums = sums.iter_mut();
+            let mut starts = starts.iter_mut();
             for ((x, q), scale) in groups.zip(scales) {
                 let sum;
                 (*scale, sum) = kernel.quantize(x, q);
-                if let Some(slot) = sums.next() {
-                    *slot = sum;
+                if let Some(start) = starts.next() {
+                    *start = sum.wrapping_mul(-128);
                 }
             }
         }

@@ -41,9 +41,10 @@ pub struct Activations<'a> {
     pub stride: usize,
     /// One scale for each token and group.
     pub scales: &'a [f32],
-    /// Sum of the int8 values of each token and group: what kernels with unsigned operands need. Unused in
+    /// −128 times the sum of the int8 values of each token and group: where kernels start to sum that have to add 128 to
+    /// the weights, because their instructions want them unsigned. Unused in
     /// [`Layout::Dsp`].
-    pub sums: &'a [i32],
+    pub starts: &'a [i32],
     /// Groups of a token.
     pub groups: usize,
 }
@@ -57,7 +58,7 @@ impl<'a> Activations<'a> {
         Activations {
             values: self.values.get(values).unwrap_or(&[]),
             scales: self.scales.get(groups.clone()).unwrap_or(&[]),
-            sums: self.sums.get(groups).unwrap_or(&[]),
+            starts: self.starts.get(groups).unwrap_or(&[]),
             ..*self
         }
     }
@@ -77,8 +78,8 @@ pub enum Write {
 pub struct Query<'a> {
     /// The quantized query as the cache's layout takes it: `head_dim` values, the last quad filled up with zeros.
     pub values: &'a [i8],
-    /// Sum of the values; unused in [`Layout::Dsp`].
-    pub sum: i32,
+    /// −128 times the sum of the values; unused in [`Layout::Dsp`].
+    pub start: i32,
     /// Its scale, times the attention scale, times log₂e: scores are exponents of 2.
     pub scale: f32,
     /// It attends to positions `0..visible`.
@@ -121,7 +122,7 @@ macro_rules! operations {
                 write: crate::kernel::Write, out: crate::kernel::TileMut<'_, f32>) -> (),
             attend(cache: &crate::cache::HeadCache<'_>, query: &crate::kernel::Query<'_>, out: &mut [f32]) -> (),
             attend_pair(cache: &crate::cache::HeadCache<'_>, queries: [&crate::kernel::Query<'_>; 2], out: [&mut [f32]; 2]) -> (),
-            quantize(layout: crate::packing::Layout, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) -> (),
+            quantize(layout: crate::packing::Layout, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], starts: &mut [i32]) -> (),
             norm(kind: crate::arch::Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> (),
             activate(kind: crate::arch::Activation, gated: bool, hidden: usize, row: &mut [f32]) -> (),
             rotate(head: &mut [f32], cos_sin: &[f32]) -> ()
@@ -258,10 +259,10 @@ impl Backend {
     }
 
     /// Quantizes `x` in groups of `group` elements, the last one perhaps short: int8 values as `layout` multiplies them,
-    /// and for each group its scale and the sum of its values (not in [`Layout::Dsp`], which needs none).
+    /// and for each group its scale and −128 times the sum of its values (not in [`Layout::Dsp`], which needs none).
     ///
     /// `q` has [`Layout::vector_bytes`] bytes; what is beyond `x` is zeroed. Of several groups all but the last are a
-    /// multiple of four long. `sums` may be shorter if nobody needs them.
+    /// multiple of four long. `starts` may be shorter if nobody needs them.
     pub fn quantize(
         self,
         layout: Layout,
@@ -269,9 +270,9 @@ impl Backend {
         group: usize,
         q: &mut [i8],
         scales: &mut [f32],
-        sums: &mut [i32],
+        starts: &mut [i32],
     ) {
-        dispatch!(self, quantize(layout, x, group, q, scales, sums));
+        dispatch!(self, quantize(layout, x, group, q, scales, starts));
     }
 
     /// LayerNorm or RMSNorm of one token.

@@ -427,7 +427,7 @@ macro_rules! kernel {
             }
 
             #[inline(always)]
-            fn scores(self, keys: &[u8], query: &[i8], _sum: i32, dots: &mut [i32; TILE]) {
+            fn scores(self, keys: &[u8], query: &[i8], _start: i32, dots: &mut [i32; TILE]) {
                 #[inline]
                 #[target_feature(enable = $features)]
                 fn with_features(keys: &[u8], query: &[i8], dots: &mut [i32; TILE]) {

@@ -1,7 +1,7 @@
 //! The int8 products in plain Rust, for both layouts: the specification, and the fall-back for every processor.
 
-use super::operations;
 use super::drive::{Block, Kernel, Step, Token};
+use super::operations;
 use crate::cache::TILE;
 use crate::math::f16_scale;
 use crate::packing::{Layout, QUAD};
@@ -19,7 +19,7 @@ impl Kernel for Portable {
     }
 
     #[inline(always)]
-    fn scores(self, keys: &[u8], query: &[i8], _sum: i32, dots: &mut [i32; TILE]) {
+    fn scores(self, keys: &[u8], query: &[i8], _start: i32, dots: &mut [i32; TILE]) {
         scores(keys, query, 8 * query.len(), dots, |words, x| dot::<8>(Layout::Rows8, words, x));
     }
 

@@ -49,13 +49,11 @@ impl<'a, T> TileMut<'a, T> {
     }
 
     /// The rows one after another, each cut into pieces of `width` columns; what remains of a row is left out.
-    pub fn pieces(&mut self, width: usize) -> impl Iterator<Item = &mut [T]> {
+    #[inline(always)]
+    pub fn pieces(&mut self, width: usize) -> Pieces<'_, T> {
         let per_row = self.cols.checked_div(width).unwrap_or(0);
-        (0..self.rows).flat_map(move |row| (0..per_row).map(move |piece| (row, piece))).map(move |(row, piece)| {
-            // SAFETY: piece·width + width ≤ cols, so the piece lies in its row (see `row`); every piece is given once, and
-            // the iterator borrows the tile.
-            unsafe { core::slice::from_raw_parts_mut(self.start.add(row * self.stride + piece * width), width) }
-        })
+        let rows = if per_row == 0 { 0 } else { self.rows };
+        Pieces { row: self.start, piece: 0, rows, per_row, width, stride: self.stride, tile: PhantomData }
     }
 
     /// Cuts before column `at` (at most all columns).
@@ -72,6 +70,41 @@ impl<'a, T> TileMut<'a, T> {
     /// The whole tile again, borrowed for a shorter time.
     pub fn reborrow(&mut self) -> TileMut<'_, T> {
         TileMut { start: self.start, rows: self.rows, cols: self.cols, stride: self.stride, buffer: PhantomData }
+    }
+}
+
+/// What [`TileMut::pieces`] gives.
+#[derive(Debug)]
+pub struct Pieces<'a, T> {
+    row: *mut T,
+    /// The next piece of that row.
+    piece: usize,
+    /// Rows left, this one included.
+    rows: usize,
+    per_row: usize,
+    width: usize,
+    stride: usize,
+    tile: PhantomData<&'a mut T>,
+}
+
+impl<'a, T> Iterator for Pieces<'a, T> {
+    type Item = &'a mut [T];
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<&'a mut [T]> {
+        if self.rows == 0 {
+            return None;
+        }
+        // SAFETY: rows are the tile's; piece < per_row, so the piece lies in its row (see `TileMut::row`). Every piece is
+        // given once, and the iterator borrows the tile.
+        let piece = unsafe { core::slice::from_raw_parts_mut(self.row.add(self.piece * self.width), self.width) };
+        self.piece += 1;
+        if self.piece == self.per_row {
+            self.piece = 0;
+            self.rows -= 1;
+            self.row = self.row.wrapping_add(self.stride);
+        }
+        Some(piece)
     }
 }
 

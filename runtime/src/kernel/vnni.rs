@@ -37,12 +37,6 @@ operations!(Avx512Vnni, "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni");
 /// Bytes of a quad of eight rows.
 const WORD: usize = 32;
 
-/// Where the sum of a group starts: what the unsigned weights make it too large by.
-#[inline(always)]
-fn start(sum: i32) -> i32 {
-    sum.wrapping_mul(-128)
-}
-
 /// The 256-bit kernel; the two instruction sets spell `vpdpbusd` differently.
 macro_rules! kernel256 {
     ($dpbusd:ident) => {
@@ -50,7 +44,7 @@ macro_rules! kernel256 {
         fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T] {
             let quads = block.quads(8, &x);
             // SAFETY: the processor has the instructions (`new`). `quads` counts only what all slices hold: words are
-            // read below quads·32 bytes, activations below quads·4, scales and sums below ⌈quads/group_quads⌉ entries.
+            // read below quads·32 bytes, activations below quads·4, scales and starts below ⌈quads/group_quads⌉ entries.
             unsafe {
                 let mut acc = [_mm256_setzero_ps(); T];
                 let (mut quad, mut group) = (0, 0);
@@ -58,7 +52,7 @@ macro_rules! kernel256 {
                     let end = quads.min(quad + block.group_quads);
                     let mut sums = [_mm256_setzero_si256(); T];
                     for t in 0..T {
-                        sums[t] = _mm256_set1_epi32(start(*x[t].sums.as_ptr().add(group)));
+                        sums[t] = _mm256_set1_epi32(*x[t].starts.as_ptr().add(group));
                     }
                     while quad < end {
                         let w = _mm256_loadu_si256(block.words.as_ptr().add(quad * WORD).cast());
@@ -88,12 +82,12 @@ macro_rules! kernel256 {
         }
 
         #[inline(always)]
-        fn scores(self, keys: &[u8], query: &[i8], sum: i32, dots: &mut [i32; TILE]) {
+        fn scores(self, keys: &[u8], query: &[i8], start: i32, dots: &mut [i32; TILE]) {
             let (quads, words) = super::drive::key_blocks(keys, query);
             // SAFETY: the processor has the instructions (`new`); `key_blocks` says that query and blocks hold as many
             // quads.
             unsafe {
-                let mut sums = [_mm256_set1_epi32(start(sum)); TILE / 8];
+                let mut sums = [_mm256_set1_epi32(start); TILE / 8];
                 for quad in 0..quads {
                     let x = _mm256_set1_epi32(query.as_ptr().add(quad * 4).cast::<i32>().read_unaligned());
                     for (sum, words) in sums.iter_mut().zip(words) {
@@ -167,7 +161,7 @@ impl Kernel for Avx512Vnni {
                 let end = quads.min(quad + low.group_quads);
                 let mut sums = [_mm512_setzero_si512(); T];
                 for t in 0..T {
-                    sums[t] = _mm512_set1_epi32(start(*x.sums.as_ptr().add(t * x.groups + group)));
+                    sums[t] = _mm512_set1_epi32(*x.starts.as_ptr().add(t * x.groups + group));
                 }
                 while quad < end {
                     let w_low = _mm256_loadu_si256(low.words.as_ptr().add(quad * WORD).cast());

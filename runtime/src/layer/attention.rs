@@ -33,10 +33,10 @@ struct Head<'a> {
     queries: TileMut<'a, f32>,
     keys: TileMut<'a, f32>,
     values: TileMut<'a, f32>,
-    /// Room for the quantized queries: values, scales, sums.
+    /// Room for the quantized queries: values, scales, starts.
     quantized: TileMut<'a, i8>,
     scales: TileMut<'a, f32>,
-    sums: TileMut<'a, i32>,
+    starts: TileMut<'a, i32>,
     mean: &'a [f32],
     cache: HeadCacheMut<'a>,
 }
@@ -74,7 +74,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             group * quantized_head,
         );
         let mut scales = columns(TileMut::new(scratch.scales, heads, heads), group);
-        let mut sums = columns(TileMut::new(scratch.sums, heads, heads), group);
+        let mut starts = columns(TileMut::new(scratch.starts, heads, heads), group);
         let mut means = layer.key_mean.chunks_exact(head_dim);
         let rope = scratch.rope.chunks_exact(self.widths.rope.max(1));
 
@@ -85,7 +85,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 values: values.next()?,
                 quantized: quantized.next()?,
                 scales: scales.next()?,
-                sums: sums.next()?,
+                starts: starts.next()?,
                 mean: means.next()?,
                 cache,
             })
@@ -138,11 +138,11 @@ impl Head<'_> {
         let room = quantized.get_mut(..quantized_head).unwrap_or(&mut []);
         self.cache.write(backend, position, key, self.values.row(t), room);
         let queries = self.queries.row(t).chunks_exact_mut(head_dim).zip(quantized.chunks_exact_mut(quantized_head));
-        for ((query, q), (scale, sum)) in queries.zip(self.scales.row(t).iter_mut().zip(self.sums.row(t))) {
+        for ((query, q), (scale, start)) in queries.zip(self.scales.row(t).iter_mut().zip(self.starts.row(t))) {
             workers.enter(Phase::Rope);
             backend.rotate(query, angles);
             workers.enter(Phase::Quantize);
-            backend.quantize(layout, query, head_dim, q, core::slice::from_mut(scale), core::slice::from_mut(sum));
+            backend.quantize(layout, query, head_dim, q, core::slice::from_mut(scale), core::slice::from_mut(start));
             *scale *= arch.attention_scale * core::f32::consts::LOG2_E;
         }
     }
@@ -152,11 +152,11 @@ impl Head<'_> {
         let head_dim = arch.head_dim as usize;
         let group = (arch.heads / arch.kv_heads) as usize;
         let cache = self.cache.view();
-        let scales = self.scales.pieces(1).zip(self.sums.pieces(1));
+        let scales = self.scales.pieces(1).zip(self.starts.pieces(1));
         let mut queries = self.quantized.pieces(cache.shape.layout.vector_bytes(head_dim)).zip(scales).enumerate().map(
-            |(i, (values, (scale, sum)))| Query {
+            |(i, (values, (scale, start)))| Query {
                 values,
-                sum: sum[0],
+                start: start[0],
                 scale: scale[0],
                 visible: position + i / group + 1,
             },

@@ -30,21 +30,22 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     ) {
         let (backend, workers) = (self.backend, self.workers);
         let packing = self.model.header().packing;
-        let (group, groups, stride) = (packing.group_cols(cols), packing.groups(cols), packing.layout.vector_bytes(cols));
+        let (group, groups, stride) =
+            (packing.group_cols(cols), packing.groups(cols), packing.layout.vector_bytes(cols));
         let (dim, wide) = (self.widths.residual, self.widths.wide);
         let scratch = &mut *self.scratch;
         let tokens = share(workers, count);
         let residual = scratch.residual.get(first * dim..(first + count) * dim).unwrap_or(&[]).chunks(tokens * dim);
         let rows = scratch.wide.chunks_mut(tokens * wide).zip(scratch.quantized.chunks_mut(tokens * stride));
-        let scales = scratch.scales.chunks_mut(tokens * groups).zip(scratch.sums.chunks_mut(tokens * groups));
-        for_each(workers, residual.zip(rows).zip(scales), |((x, (rows, q)), (scales, sums))| {
+        let scales = scratch.scales.chunks_mut(tokens * groups).zip(scratch.starts.chunks_mut(tokens * groups));
+        for_each(workers, residual.zip(rows).zip(scales), |((x, (rows, q)), (scales, starts))| {
             let rows = x.chunks_exact(dim).zip(rows.chunks_exact_mut(wide)).zip(q.chunks_exact_mut(stride));
-            let scales = scales.chunks_exact_mut(groups).zip(sums.chunks_exact_mut(groups));
-            for (((x, row), q), (scales, sums)) in rows.zip(scales) {
+            let scales = scales.chunks_exact_mut(groups).zip(starts.chunks_exact_mut(groups));
+            for (((x, row), q), (scales, starts)) in rows.zip(scales) {
                 workers.enter(making);
                 make(backend, x, row);
                 workers.enter(Phase::Quantize);
-                backend.quantize(packing.layout, row.get(..cols).unwrap_or(&[]), group, q, scales, sums);
+                backend.quantize(packing.layout, row.get(..cols).unwrap_or(&[]), group, q, scales, starts);
             }
         });
     }
@@ -62,7 +63,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             values: scratch.quantized.get(..count * stride).unwrap_or(&[]),
             stride,
             scales: scratch.scales.get(..count * groups).unwrap_or(&[]),
-            sums: scratch.sums.get(..count * groups).unwrap_or(&[]),
+            starts: scratch.starts.get(..count * groups).unwrap_or(&[]),
             groups,
         };
         let (out, width, phase) = match target {

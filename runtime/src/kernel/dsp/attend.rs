@@ -30,7 +30,6 @@ pub(super) fn attend(cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) 
     if !fits || aligned != 0 {
         return false;
     }
-    out.fill(0.0);
     let task = Task {
         keys: cache.keys.as_ptr(),
         values: cache.values.as_ptr(),
@@ -46,9 +45,7 @@ pub(super) fn attend(cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) 
         largest: f32::NEG_INFINITY,
     };
     // SAFETY: `fits` and `aligned` are what it asks for.
-    let total = unsafe { run(&task) };
-    let inverse = 1.0 / total;
-    out.iter_mut().for_each(|out| *out *= inverse);
+    unsafe { run(&task) };
     true
 }
 
@@ -126,14 +123,13 @@ macro_rules! weights {
     };
 }
 
-/// Attends to all visible positions; returns the sum of the weights, by which `out` is still to be divided.
+/// Attends to all visible positions.
 ///
 /// # Safety
-/// `visible` and `out_blocks` are positive, `out` starts with zeros, all pointers are aligned to words, and the cache and the
-/// query are valid for whole tiles of visible positions and `out_blocks` quads.
+/// `visible` and `out_blocks` are positive, all pointers are aligned to words, and the cache and the query are valid for
+/// whole tiles of visible positions and `out_blocks` quads.
 #[inline(never)]
-unsafe fn run(task: &Task) -> f32 {
-    let total: u32;
+unsafe fn run(task: &Task) {
     // SAFETY: by the caller's promise. r6 and r7 are not ours to name, so they are saved here; the stack is as before.
     unsafe {
         asm!(
@@ -142,8 +138,15 @@ unsafe fn run(task: &Task) -> f32 {
             "push {{r0, r1, r2, r3, r4, r5, r8, r9, r10, r11, r12, lr}}",
             "sub sp, sp, #{room}",
             "vmov s14, lr", // The largest score so far, and the sum of powers of two.
-            "mov r1, #0",
-            "vmov s15, r1",
+            "mov r0, #0",
+            "vmov s15, r0",
+            "ldr r1, [sp, #{out}]",
+            "ldr r2, [sp, #{out_blocks}]",
+            "19:",
+            "strd r0, r0, [r1], #8",
+            "strd r0, r0, [r1], #8",
+            "subs r2, r2, #1",
+            "bne 19b",
 
             "20:", // A tile: how many quads, and how many positions of the last one.
             "ldr r1, [sp, #{visible}]",
@@ -194,6 +197,8 @@ unsafe fn run(task: &Task) -> f32 {
             // Hidden ones among the last four.
             "ldr r5, [sp, #{in_last}]",
             "ldr r4, [sp, #{constants}]",
+            "cmp r5, #4",
+            "beq 31f",
             "vldr s4, [sp, #{largest}]", // −∞
             "cmp r5, #2",
             "it lo",
@@ -201,10 +206,9 @@ unsafe fn run(task: &Task) -> f32 {
             "cmp r5, #3",
             "it lo",
             "vmovlo.f32 s2, s4",
-            "cmp r5, #4",
-            "it lo",
-            "vmovlo.f32 s3, s4",
+            "vmov.f32 s3, s4",
             "vstmdb r3!, {{s0, s1, s2, s3}}",
+            "31:",
             larger!("s9", ["s0" "s1" "s2" "s3"]),
 
             // s10: what the sums so far are scaled by.
@@ -236,6 +240,8 @@ unsafe fn run(task: &Task) -> f32 {
             "vsub.f32 s8, s22, s22",
             "ldr r5, [sp, #{in_last}]",
             "str r1, [sp, #{value_scales}]",
+            "cmp r5, #4",
+            "beq 34f",
             "cmp r5, #2",
             "itt lo",
             "vmovlo.f32 s1, s8",
@@ -244,10 +250,9 @@ unsafe fn run(task: &Task) -> f32 {
             "itt lo",
             "vmovlo.f32 s2, s8",
             "vmovlo.f32 s6, s8",
-            "cmp r5, #4",
-            "itt lo",
-            "vmovlo.f32 s3, s8",
-            "vmovlo.f32 s7, s8",
+            "vmov.f32 s3, s8",
+            "vmov.f32 s7, s8",
+            "34:",
             "vstmia r0, {{s0, s1, s2, s3}}",
             larger!("s13", ["s0" "s1" "s2" "s3"]),
             "tst lr, #1",
@@ -277,8 +282,9 @@ unsafe fn run(task: &Task) -> f32 {
             "add r0, sp, #{scores}",
             "add r1, sp, #{weights}",
             "mov r12, lr",
+            "vmov.f32 s8, s22",
             "29:",
-            expand!(),
+            round_expanded!(),
             "subs r12, r12, #1",
             "bne 29b",
 
@@ -318,7 +324,17 @@ unsafe fn run(task: &Task) -> f32 {
             "subs r1, r1, #{tile}",
             "str r1, [sp, #{visible}]",
             "bhi 20b",
-            "vmov r0, s15",
+            // out / s15
+            "ldr r1, [sp, #{out}]",
+            "ldr r2, [sp, #{out_blocks}]",
+            "vmov.f32 s0, #1.0",
+            "vdiv.f32 s0, s0, s15",
+            "33:",
+            "vldmia r1, {{s4, s5, s6, s7}}",
+            each!("vmul.f32", ["s4" "s5" "s6" "s7"], "s0"),
+            "vstmia r1!, {{s4, s5, s6, s7}}",
+            "subs r2, r2, #1",
+            "bne 33b",
             "add sp, sp, #{all}",
             "pop {{r6, r7}}",
             room = const ROOM,
@@ -342,7 +358,7 @@ unsafe fn run(task: &Task) -> f32 {
             tile = const TILE,
             quads = const QUADS,
             quad_code = const QUAD_CODE,
-            inout("r0") task => total,
+            inout("r0") task => _,
             out("r1") _, out("r2") _, out("r3") _, out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _,
             out("r11") _, out("r12") _, out("lr") _,
             out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
@@ -351,7 +367,6 @@ unsafe fn run(task: &Task) -> f32 {
             out("s24") _, out("s25") _, out("s26") _, out("s27") _, out("s28") _, out("s29") _, out("s30") _, out("s31") _,
         );
     }
-    f32::from_bits(total)
 }
 
 // The assembly's stack, below the task: three words for loops, two numbers, scores and weights of a tile.

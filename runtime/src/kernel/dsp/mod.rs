@@ -15,8 +15,8 @@
 
 /// Lines of assembly with the same operation, for registers named in lists.
 macro_rules! each {
-    ($op:literal, [$($d:literal)*]) => {
-        concat!($($op, " ", $d, "\n",)*)
+    ($op:literal, [$($d:literal)*], []) => {
+        concat!($($op, " ", $d, ", ", $d, "\n",)*)
     };
     ($op:literal, [$($d:literal)*], $n:literal) => {
         concat!($($op, " ", $d, ", ", $d, ", ", $n, "\n",)*)
@@ -69,18 +69,38 @@ macro_rules! dots {
     };
 }
 
-/// [`math::round`](crate::math::round) of four floats at r0, [`Layout::expand`]ed to r1 (both advance): s0 the inverse, s22 the
-/// rounding constant; r2–r5 and s4–s7 are used up.
-macro_rules! expand {
+/// [`math::round`](crate::math::round) of four floats at r0, which advances, in the low bits of r2–r5: s0 the inverse, s8 the
+/// rounding constant; s4–s7 are used up.
+macro_rules! round {
     () => {
         concat!(
             "vldmia r0!, {{s4, s5, s6, s7}}\n",
             each!("vmul.f32", ["s4" "s5" "s6" "s7"], "s0"),
-            each!("vadd.f32", ["s4" "s5" "s6" "s7"], "s22"),
-            "vmov r2, r3, s4, s5\n vmov r4, r5, s6, s7\n",
+            each!("vadd.f32", ["s4" "s5" "s6" "s7"], "s8"),
+            "vmov r2, r3, s4, s5\n vmov r4, r5, s6, s7\n"
+        )
+    };
+}
+
+/// The same four, [`Layout::expand`]ed to r1, which advances.
+macro_rules! round_expanded {
+    () => {
+        concat!(
+            round!(),
             "pkhbt r3, r3, r5, lsl #16\n sxtb16 r3, r3\n", // (x3, x1)
             "lsl r2, r2, #8\n pkhbt r2, r2, r4, lsl #24\n ssub16 r2, r2, r3\n", // (256·x2 − x3, 256·x0 − x1)
             "strd r3, r2, [r1], #8\n"
+        )
+    };
+}
+
+/// The same four as bytes to r1, which advances.
+macro_rules! round_bytes {
+    () => {
+        concat!(
+            round!(),
+            "pkhbt r2, r2, r4, lsl #16\n uxtb16 r2, r2\n pkhbt r3, r3, r5, lsl #16\n uxtb16 r3, r3\n",
+            "orr r2, r2, r3, lsl #8\n str r2, [r1], #4\n"
         )
     };
 }
@@ -175,27 +195,16 @@ impl Dsp {
         group: usize,
         q: &mut [i8],
         scales: &mut [f32],
-        sums: &mut [i32],
+        starts: &mut [i32],
     ) {
-        if layout == Layout::Dsp && q.as_ptr().cast::<u32>().is_aligned() {
-            let groups = x.chunks(group.max(1)).zip(q.chunks_mut(layout.vector_bytes(group.max(1))));
-            for ((x, q), scale) in groups.zip(scales) {
-                *scale = quantize::expanded(x, q);
-            }
-        } else {
-            Portable.quantize(layout, x, group, q, scales, sums);
+        // Starts are for layouts that this target's kernels do not have.
+        let wanted = layout != Layout::Dsp && !starts.is_empty();
+        if wanted || !quantize::quantize(layout, x, group, q, scales) {
+            Portable.quantize(layout, x, group, q, scales, starts);
         }
     }
 
-    pub(super) fn norm(
-        self,
-        kind: Norm,
-        eps: f32,
-        x: &[f32],
-        weight: &[f32],
-        bias: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
+    pub(super) fn norm(self, kind: Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
         Portable.norm(kind, eps, x, weight, bias, out);
     }
 

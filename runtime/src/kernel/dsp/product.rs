@@ -100,7 +100,8 @@ impl Product {
             && x.groups >= groups
             && x.scales.len() / x.groups >= count;
         // The assembly loads several words at a time.
-        let aligned = (words.as_ptr() as usize | w_scales.as_ptr() as usize | x.values.as_ptr() as usize | x.stride) % 4;
+        let aligned =
+            (words.as_ptr() as usize | w_scales.as_ptr() as usize | x.values.as_ptr() as usize | x.stride) % 4;
         (fits && aligned == 0).then_some((
             Self {
                 words: words.as_ptr(),

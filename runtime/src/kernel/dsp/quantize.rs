@@ -1,91 +1,97 @@
-//! Floats to int8, in the two words per quad that products take.
+//! Floats to int8, group by group: plain bytes, or the two words per quad that products take.
 
 use core::arch::asm;
 
-use super::INPUT;
 use crate::math;
 use crate::packing::{Layout, QUAD};
 
-/// [`math::quantize`] into [`Layout::expand`]'s quads. `q` must be aligned to words.
+/// [`Backend::quantize`](crate::kernel::Backend::quantize) without sums; false, and nothing is done, if the assembly cannot
+/// take these sizes and places.
 #[inline(always)]
-pub(super) fn expanded(x: &[f32], q: &mut [i8]) -> f32 {
-    let Some((inverse, scale)) = math::steps(absmax(x)) else {
-        q.fill(0);
-        return 0.0;
-    };
-    let (x_quads, x_tail) = x.as_chunks::<QUAD>();
-    let Some((q_quads, q_tail)) = q.as_chunks_mut::<INPUT>().0.split_at_mut_checked(x_quads.len()) else { return scale };
-    if !x_quads.is_empty() && q_quads.as_ptr().cast::<u32>().is_aligned() {
-        // SAFETY: both have that many quads, and `q` is aligned.
-        unsafe { expand(x_quads.as_ptr(), x_quads.len(), inverse, q_quads.as_mut_ptr()) };
+pub(super) fn quantize(layout: Layout, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32]) -> bool {
+    let (quads, bytes) = (x.len() / QUAD, layout.vector_bytes(x.len()));
+    let group = if group < x.len() { group } else { x.len() };
+    let fits = quads > 0 && x.len() % QUAD == 0 && group % QUAD == 0 && group * scales.len() >= x.len();
+    let Some((q, padding)) = q.split_at_mut_checked(bytes) else { return false };
+    if !fits || !q.as_ptr().cast::<u32>().is_aligned() {
+        return false;
     }
-    if let (false, Some(q)) = (x_tail.is_empty(), q_tail.first_mut()) {
-        *q = Layout::expand(core::array::from_fn(|i| x_tail.get(i).map_or(0, |&x| math::round(x, inverse))));
+    if !padding.is_empty() {
+        padding.fill(0);
     }
-    scale
+    // SAFETY: `q` has room for all quads and is aligned; there is a scale for each group.
+    unsafe { run(layout, x.as_ptr(), quads, group / QUAD, q.as_mut_ptr(), scales.as_mut_ptr()) };
+    true
 }
 
-/// [`math::absmax`]. Magnitudes are ordered like their bits; NaN lies above them.
-#[inline(always)]
-fn absmax(x: &[f32]) -> f32 {
-    let (quads, tail) = x.as_chunks::<QUAD>();
-    // Magnitudes' bits, times two.
-    let mut largest = tail.iter().fold(0, |largest, x| largest.max(x.to_bits() << 1));
-    if !quads.is_empty() {
-        // SAFETY: reads as many quads as there are.
-        unsafe {
-            asm!(
-                "2:",
-                "ldmia {x}!, {{r2, r3, r4, r5}}",
-                "cmp {largest}, r2, lsl #1",
-                "it lo",
-                "lsllo {largest}, r2, #1",
-                "cmp {largest}, r3, lsl #1",
-                "it lo",
-                "lsllo {largest}, r3, #1",
-                "cmp {largest}, r4, lsl #1",
-                "it lo",
-                "lsllo {largest}, r4, #1",
-                "cmp {largest}, r5, lsl #1",
-                "it lo",
-                "lsllo {largest}, r5, #1",
-                "subs {count}, {count}, #1",
-                "bne 2b",
-                largest = inout(reg) largest,
-                x = inout(reg) x.as_ptr() => _,
-                count = inout(reg) quads.len() => _,
-                out("r2") _, out("r3") _, out("r4") _, out("r5") _,
-                options(nostack, readonly),
-            );
-        }
-    }
-    let largest = f32::from_bits(largest >> 1);
-    if largest.is_nan() { math::absmax(x) } else { largest }
-}
-
-/// Quantizes and expands `count` quads: [`math::round`], then [`Layout::expand`].
+/// Quantizes `quads` quads in groups of `group`.
 ///
 /// # Safety
-/// Both pointers are valid for `count` ≥ 1 quads and aligned to words.
-#[inline(always)]
-unsafe fn expand(x: *const [f32; QUAD], count: usize, inverse: f32, q: *mut [i8; INPUT]) {
+/// `quads` and `group` are positive. Pointers are aligned to words and valid for all quads and a scale for each group.
+#[inline(never)]
+unsafe fn run(layout: Layout, x: *const f32, quads: usize, group: usize, q: *mut i8, scales: *mut f32) {
+    macro_rules! quantize {
+        ($round:expr, $zero:literal) => {
+            asm!(
+                "vmov s8, r2",
+                "vmov s10, r3",
+                "vsub.f32 s11, s8, s8",
+                "2:", // A group of r12 quads; r8 are left after it.
+                "mov r12, r9",
+                "cmp r8, r9",
+                "it lo",
+                "movlo r12, r8",
+                "subs r8, r8, r12",
+                "mov r11, r0",
+                "mov lr, r12",
+                "vmov.f32 s9, s11",
+                "3:", // s9: the largest magnitude.
+                "vldmia r0!, {{s4, s5, s6, s7}}",
+                each!("vabs.f32", ["s4" "s5" "s6" "s7"], []),
+                larger!("s9", ["s4" "s5" "s6" "s7"]),
+                "subs lr, lr, #1",
+                "bne 3b",
+                "vdiv.f32 s0, s10, s9",
+                "vmov r2, s0",
+                "cmp r2, #0x7F800000",
+                "bhs 5f",
+                "vdiv.f32 s1, s9, s10",
+                "mov r0, r11",
+                "4:",
+                $round,
+                "subs r12, r12, #1",
+                "bne 4b",
+                "b 6f",
+                "5:", // The group counts as zero.
+                "vmov.f32 s1, s11",
+                "mov r2, #0",
+                "7:",
+                $zero,
+                "subs r12, r12, #1",
+                "bne 7b",
+                "6:",
+                "vstmia r10!, {{s1}}",
+                "cmp r8, #0",
+                "bne 2b",
+                inout("r0") x => _,
+                inout("r1") q => _,
+                inout("r2") math::ROUND.to_bits() => _,
+                inout("r3") 127f32.to_bits() => _,
+                inout("r8") quads => _,
+                inout("r9") group => _,
+                inout("r10") scales => _,
+                out("r4") _, out("r5") _, out("r11") _, out("r12") _, out("lr") _,
+                out("s0") _, out("s1") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _, out("s8") _, out("s9") _,
+                out("s10") _, out("s11") _,
+                options(nostack),
+            )
+        };
+    }
     // SAFETY: by the caller's promise.
     unsafe {
-        asm!(
-            "vmov s0, r2",
-            "vmov s22, r3",
-            "2:",
-            expand!(),
-            "subs r12, r12, #1",
-            "bne 2b",
-            inout("r0") x => _,
-            inout("r1") q => _,
-            inout("r2") inverse.to_bits() => _,
-            inout("r3") math::ROUND.to_bits() => _,
-            inout("r12") count => _,
-            out("r4") _, out("r5") _,
-            out("s0") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _, out("s22") _,
-            options(nostack),
-        );
+        match layout {
+            Layout::Rows8 => quantize!(round_bytes!(), "str r2, [r1], #4"),
+            Layout::Dsp => quantize!(round_expanded!(), "strd r2, r2, [r1], #8"),
+        }
     }
 }

@@ -104,9 +104,11 @@ impl Problem {
             cache.write(backend, position, value, key, &mut room);
             cache.write(backend, position, key, value, &mut room);
         }
-        let (mut scale, mut sum) = ([0f32], [0i32]);
-        backend.quantize(Layout::Rows8, &data.query, self.head_dim, &mut room, &mut scale, &mut sum);
-        let query = Query { values: &room, sum: sum[0], scale: scale[0] * self.query_scale, visible: self.visible };
+        let (mut scale, mut start) = ([0f32], [0i32]);
+        let mut vector = std::vec![0x55i8; layout.vector_bytes(self.head_dim)];
+        backend.quantize(layout, &data.query, self.head_dim, &mut vector, &mut scale, &mut start);
+        let query =
+            Query { values: &vector, start: start[0], scale: scale[0] * self.query_scale, visible: self.visible };
         let mut out = std::vec![f32::NAN; self.head_dim];
         backend.attend(&cache.view(), &query, &mut out);
         // The same beside another query, that sees less.

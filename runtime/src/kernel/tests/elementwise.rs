@@ -23,15 +23,15 @@ proptest! {
             let (scale, values) = quantized(x);
             q[..x.len()].copy_from_slice(&values);
             expected.1.push(scale);
-            expected.2.push(values.iter().map(|&q| i32::from(q)).sum::<i32>());
+            expected.2.push(values.iter().map(|&q| -128 * i32::from(q)).sum::<i32>());
         }
         for backend in Backend::available() {
             let mut q = std::vec![0x55i8; round_up(n, QUAD)];
-            let (mut scales, mut sums) = (std::vec![f32::NAN; groups], std::vec![-1i32; groups]);
-            backend.quantize(Layout::Rows8, &x, group, &mut q, &mut scales, &mut sums);
+            let (mut scales, mut starts) = (std::vec![f32::NAN; groups], std::vec![-1i32; groups]);
+            backend.quantize(Layout::Rows8, &x, group, &mut q, &mut scales, &mut starts);
             prop_assert_eq!(&q, &expected.0, "{}", backend.name());
             prop_assert_eq!(bits(&scales), bits(&expected.1), "{}", backend.name());
-            prop_assert_eq!(&sums, &expected.2, "{}", backend.name());
+            prop_assert_eq!(&starts, &expected.2, "{}", backend.name());
             prop_assert!(q.iter().all(|&q| q >= -127));
 
             // The other layout's vectors hold the same numbers, expanded.

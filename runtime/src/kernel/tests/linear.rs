@@ -102,7 +102,7 @@ struct Data {
     x: Vec<i8>,
     /// `tokens × groups`
     x_scales: Vec<f32>,
-    sums: Vec<i32>,
+    starts: Vec<i32>,
     bias: Vec<f32>,
     stride: usize,
     groups: usize,
@@ -121,10 +121,10 @@ impl Problem {
         let weights = self.weights.take(rows * cols, rng);
         let w_scales = (0..rows * groups).map(|_| self.w_scales.f16(rng)).collect();
         let mut x = Vec::new();
-        let mut sums = Vec::new();
+        let mut starts = Vec::new();
         for _ in 0..tokens {
             let token = self.values.take(cols, rng);
-            sums.extend(token.chunks(group_cols).map(|g| g.iter().map(|&q| i32::from(q)).sum::<i32>()));
+            starts.extend(token.chunks(group_cols).map(|g| g.iter().map(|&q| -128 * i32::from(q)).sum::<i32>()));
             x.extend(&token);
             x.resize(x.len() + round_up(cols, QUAD) - cols, 0);
             x.extend(Ints::Uniform.take(self.slack, rng));
@@ -132,7 +132,7 @@ impl Problem {
         let x_scales = (0..tokens * groups).map(|_| self.x_scales.f32(rng)).collect();
         let bias = (0..rows).map(|_| rng.f32() - 0.5).collect();
         let before = (0..tokens * (rows + 3)).map(|_| rng.f32()).collect();
-        Data { weights, w_scales, x, x_scales, sums, bias, stride, groups, group_cols, before }
+        Data { weights, w_scales, x, x_scales, starts, bias, stride, groups, group_cols, before }
     }
 
     fn factor(&self) -> f32 {
@@ -204,13 +204,7 @@ impl Data {
     }
 
     fn activations<'a>(&'a self, (values, stride): &'a (Vec<i8>, usize)) -> Activations<'a> {
-        Activations {
-            values,
-            stride: *stride,
-            scales: &self.x_scales,
-            sums: &self.sums,
-            groups: self.groups,
-        }
+        Activations { values, stride: *stride, scales: &self.x_scales, starts: &self.starts, groups: self.groups }
     }
 }
 
@@ -313,9 +307,9 @@ fn activations_that_are_too_short_are_no_danger() {
     let packing = Packing { layout: Layout::Rows8, group: 32 };
     let (weights, scales) = (std::vec![1u8; 24 * 96], std::vec![0x3C00u16; 24 * 3]);
     let m = Matrix::new(24, 96, packing, &weights, &scales, 1.0).unwrap();
-    let (values, x_scales, sums) = (std::vec![1i8; 192], std::vec![1f32; 6], std::vec![32i32; 6]);
+    let (values, x_scales, starts) = (std::vec![1i8; 192], std::vec![1f32; 6], std::vec![-128 * 32i32; 6]);
     let short = std::vec![1i8; 100];
-    let full = Activations { values: &values, stride: 96, scales: &x_scales, sums: &sums, groups: 3 };
+    let full = Activations { values: &values, stride: 96, scales: &x_scales, starts: &starts, groups: 3 };
     for backend in Backend::available() {
         for x in [
             full,
@@ -323,8 +317,8 @@ fn activations_that_are_too_short_are_no_danger() {
             Activations { values: &short, ..full },
             Activations { scales: &[], ..full },
             Activations { scales: &x_scales[5..], ..full },
-            Activations { sums: &[], ..full },
-            Activations { sums: &sums[5..], ..full },
+            Activations { starts: &[], ..full },
+            Activations { starts: &starts[5..], ..full },
             Activations { groups: 1, ..full },
             Activations { groups: 0, ..full },
             Activations { stride: 4, ..full },
