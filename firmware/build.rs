@@ -114,7 +114,7 @@ impl Board<'static> {
             .into());
         }
         let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
-        match flags.split('\x1f').filter_map(|flag| flag.split_once("target-cpu=")).last() {
+        match flags.split('\x1f').filter_map(|flag| flag.split_once("target-cpu=")).next_back() {
             Some((_, found)) if found != *processor => {
                 Err(format!("{name} has a {processor}, but rustflags in .cargo/config.toml say target-cpu={found}")
                     .into())
@@ -186,7 +186,8 @@ fn model(out: &Path) -> Result<PathBuf> {
     // Cargo runs this script in the package's folder; the user's own is where the shell was.
     println!("cargo::rerun-if-env-changed=PWD");
     let bases = [env::var_os("PWD").map(PathBuf::from), env::current_dir().ok()];
-    let tried: Vec<_> = bases.into_iter().flatten().map(|base| base.join(&model)).collect();
+    let mut tried: Vec<_> = bases.into_iter().flatten().map(|base| base.join(&model)).collect();
+    tried.dedup();
     let found = tried.iter().find(|path| path.is_file());
     found.cloned().ok_or_else(|| {
         let tried: Vec<_> = tried.iter().map(|path| path.display().to_string()).collect();
@@ -214,7 +215,7 @@ fn check_fit(board: &str, memories: Memories, header: &Header, context: u32, all
     if missing > 0 {
         return Err(format!(
             "the model does not fit the flash of {board}: {missing} bytes are missing\n\
-            the model has {} bytes, the firmware about {}, the flash {}",
+            the model has {} bytes, kept for the firmware are {}, the flash has {}",
             header.file_len,
             Memories::FIRMWARE_FLASH,
             memories.flash

@@ -36,11 +36,7 @@ pub const BOARDS: [Board; 3] = [
         chip: "nRF5340, Cortex-M33, 128 MHz",
         memories: Memories { flash: 1 << 20, ram: 496 << 10 },
     },
-    Board {
-        name: "pico2",
-        chip: "RP2350, Cortex-M33, 150 MHz",
-        memories: Memories { flash: 4 << 20, ram: 504 << 10 },
-    },
+    Board { name: "pico2", chip: "RP2350, Cortex-M33, 150 MHz", memories: Memories { flash: 4 << 20, ram: 504 << 10 } },
 ];
 
 /// What a board can do with a model.
@@ -64,8 +60,9 @@ pub enum Fit {
 pub const CHUNK: u32 = 8;
 
 impl Memories {
-    /// Flash that the firmware needs beside the model. The linker knows it exactly.
-    pub const FIRMWARE_FLASH: u64 = 64 * 1024;
+    /// Flash that is kept for the firmware. A model that is sent by itself begins behind it; where one is built in, the
+    /// linker knows exactly how much is left.
+    pub const FIRMWARE_FLASH: u64 = 128 * 1024;
 
     /// RAM that the firmware needs beside the session and the stack: a line of input and room to tokenize it, the tokens,
     /// the debugger's buffers. The linker knows it exactly.

@@ -40,6 +40,7 @@
 //! - [`session`]: tokens in, logits out. [`layer`]: the network, layer by layer, with the papers.
 //! - [`kernel`]: the inner loops of each instruction set; the only `unsafe` code. [`workers`]: threads.
 //! - [`decode`]: choosing tokens, and when to stop. [`tokenizer`]: text to tokens and back, on the device.
+//! - [`your_own_board`]: what it takes on a microcontroller, step by step.
 //!
 //! # Features
 //!
@@ -72,6 +73,8 @@ pub mod plan;
 pub mod session;
 pub mod tokenizer;
 pub mod workers;
+#[doc = include_str!("your_own_board.md")]
+pub mod your_own_board {}
 
 pub use blob::{Aligned, BlobError, Model};
 pub use digest::Digest;

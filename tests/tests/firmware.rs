@@ -346,7 +346,8 @@ fn what_does_not_fit_does_not_build() {
     };
     let fits = (1..8192).rev().find(|&context| needed(context) <= ram).expect("a context");
     let error = build(&["--model", text(&path)]).err().expect("its context is too long");
-    let expected = format!("a context of 8192 does not fit the RAM of mps2-an500: {} bytes are missing", needed(8192) - ram);
+    let expected =
+        format!("a context of 8192 does not fit the RAM of mps2-an500: {} bytes are missing", needed(8192) - ram);
     assert!(error.contains(&expected), "expected {expected:?}: {error}");
     assert!(error.contains(&format!("THUMBFORMER_CONTEXT={fits}")), "expected {fits}: {error}");
 
