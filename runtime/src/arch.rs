@@ -297,30 +297,45 @@ impl Arch {
         if self.gated { 2 * self.hidden } else { self.hidden }
     }
 
+    /// Whether the record has tensors of that role.
+    #[inline(always)]
+    const fn has(&self, role: Role) -> bool {
+        match role {
+            Role::PositionEmbedding => matches!(self.position, Position::Learned),
+            Role::RopeFrequencies => matches!(self.position, Position::Rope),
+            Role::AttentionNormBias | Role::MlpNormBias | Role::FinalNormBias => self.biases.norm,
+            Role::QkvBias => self.biases.qkv,
+            Role::AttentionOutBias => self.biases.attention_out,
+            Role::MlpUpBias | Role::MlpDownBias => self.biases.mlp,
+            Role::Head => !self.tied_head,
+            _ => true,
+        }
+    }
+
     /// The tensor of that role, `None` if this record has none.
+    #[inline]
     pub const fn tensor(&self, role: Role, layer: u32) -> Option<TensorSpec> {
-        let (present, kind, rows, cols) = match role {
-            Role::TokenEmbedding => (true, Kind::Matrix, self.vocab, self.dim),
-            Role::PositionEmbedding => {
-                (matches!(self.position, Position::Learned), Kind::Matrix, self.context, self.dim)
-            }
-            Role::RopeFrequencies => (matches!(self.position, Position::Rope), Kind::Vector, 1, self.rotary_dim / 2),
-            Role::AttentionNorm | Role::MlpNorm | Role::FinalNorm => (true, Kind::Vector, 1, self.dim),
-            Role::AttentionNormBias | Role::MlpNormBias | Role::FinalNormBias => {
-                (self.biases.norm, Kind::Vector, 1, self.dim)
-            }
-            Role::Qkv => (true, Kind::Matrix, self.qkv_width(), self.dim),
-            Role::QkvBias => (self.biases.qkv, Kind::Vector, 1, self.qkv_width()),
-            Role::KeyMean => (true, Kind::Vector, 1, self.kv_width()),
-            Role::AttentionOut => (true, Kind::Matrix, self.dim, self.q_width()),
-            Role::AttentionOutBias => (self.biases.attention_out, Kind::Vector, 1, self.dim),
-            Role::MlpUp => (true, Kind::Matrix, self.up_width(), self.dim),
-            Role::MlpUpBias => (self.biases.mlp, Kind::Vector, 1, self.up_width()),
-            Role::MlpDown => (true, Kind::Matrix, self.dim, self.hidden),
-            Role::MlpDownBias => (self.biases.mlp, Kind::Vector, 1, self.dim),
-            Role::Head => (!self.tied_head, Kind::Matrix, self.vocab, self.dim),
+        if !self.has(role) {
+            return None;
+        }
+        let (kind, rows, cols) = match role {
+            Role::TokenEmbedding | Role::Head => (Kind::Matrix, self.vocab, self.dim),
+            Role::PositionEmbedding => (Kind::Matrix, self.context, self.dim),
+            Role::RopeFrequencies => (Kind::Vector, 1, self.rotary_dim / 2),
+            Role::AttentionNorm | Role::AttentionNormBias => (Kind::Vector, 1, self.dim),
+            Role::Qkv => (Kind::Matrix, self.qkv_width(), self.dim),
+            Role::QkvBias => (Kind::Vector, 1, self.qkv_width()),
+            Role::KeyMean => (Kind::Vector, 1, self.kv_width()),
+            Role::AttentionOut => (Kind::Matrix, self.dim, self.q_width()),
+            Role::AttentionOutBias => (Kind::Vector, 1, self.dim),
+            Role::MlpNorm | Role::MlpNormBias => (Kind::Vector, 1, self.dim),
+            Role::MlpUp => (Kind::Matrix, self.up_width(), self.dim),
+            Role::MlpUpBias => (Kind::Vector, 1, self.up_width()),
+            Role::MlpDown => (Kind::Matrix, self.dim, self.hidden),
+            Role::MlpDownBias => (Kind::Vector, 1, self.dim),
+            Role::FinalNorm | Role::FinalNormBias => (Kind::Vector, 1, self.dim),
         };
-        if present { Some(TensorSpec { role, layer, kind, rows, cols }) } else { None }
+        Some(TensorSpec { role, layer, kind, rows, cols })
     }
 
     /// Every tensor of the record, in the one order in which a blob holds them.
@@ -331,35 +346,48 @@ impl Arch {
         before.chain(layers).chain(after).filter_map(|(role, layer)| self.tensor(role, layer))
     }
 
-    /// Index in [`Arch::tensors`] of the first tensor of layer `layer`.
-    pub(crate) fn first_index(&self, layer: u32) -> u32 {
-        self.present(&BEFORE) + layer * self.present(&LAYER)
-    }
-
-    /// Index in [`Arch::tensors`] of the tensor of that role, and the tensor; `None` if there is none.
-    pub(crate) fn find(&self, role: Role, layer: u32) -> Option<(u32, TensorSpec)> {
-        let lists = [
-            (BEFORE.as_slice(), 1, 0),
-            (LAYER.as_slice(), self.layers, self.first_index(0)),
-            (AFTER.as_slice(), 1, self.first_index(self.layers)),
-        ];
-        let (list, layers, first) = lists.into_iter().find(|(list, ..)| list.contains(&role))?;
-        let spec = self.tensor(role, layer).filter(|_| layer < layers)?;
-        let before = list.split(|&other| other == role).next().unwrap_or(&[]);
-        Some((first + layer * self.present(list) + self.present(before), spec))
-    }
-
-    /// How many of these roles the record has.
-    fn present(&self, roles: &[Role]) -> u32 {
-        roles.iter().filter(|&&role| self.tensor(role, 0).is_some()).count() as u32
-    }
-
     /// Number of trained parameters: every tensor but the rotary frequencies and the key means.
     pub fn parameters(&self) -> u64 {
         self.tensors()
             .filter(|t| !matches!(t.role, Role::RopeFrequencies | Role::KeyMean))
             .map(|t| u64::from(t.rows) * u64::from(t.cols))
             .sum()
+    }
+}
+
+/// Where tensors stand in [`Arch::tensors`]: counted once, because a token asks for all of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    /// Tensors before the layers.
+    before: u32,
+    /// Tensors of a layer.
+    layer: u32,
+}
+
+impl Order {
+    pub(crate) fn new(arch: &Arch) -> Self {
+        let present = |roles: &[Role]| roles.iter().map(|&role| u32::from(arch.has(role))).sum();
+        Self { before: present(&BEFORE), layer: present(&LAYER) }
+    }
+
+    /// Index of the first tensor of layer `layer`.
+    pub(crate) fn first_index(&self, layer: u32) -> u32 {
+        self.before + layer * self.layer
+    }
+
+    /// Index of the tensor of that role, and the tensor; `None` if `arch` has none.
+    pub(crate) fn find(&self, arch: &Arch, role: Role, layer: u32) -> Option<(u32, TensorSpec)> {
+        let layers = if LAYER.contains(&role) { arch.layers } else { 1 };
+        let spec = arch.tensor(role, layer).filter(|_| layer < layers)?;
+        let (list, first) = if BEFORE.contains(&role) {
+            (&BEFORE[..], 0)
+        } else if AFTER.contains(&role) {
+            (&AFTER[..], self.first_index(arch.layers))
+        } else {
+            (&LAYER[..], self.first_index(layer))
+        };
+        let before = list.iter().take_while(|&&other| other != role).map(|&role| u32::from(arch.has(role)));
+        Some((first + before.sum::<u32>(), spec))
     }
 }
 
@@ -411,13 +439,13 @@ mod tests {
         for arch in [plain, full, Arch { biases: Biases { qkv: true, ..Biases::default() }, ..plain }] {
             arch.validate().unwrap();
             for (index, spec) in (0u32..).zip(arch.tensors()) {
-                assert_eq!(arch.find(spec.role, spec.layer), Some((index, spec)));
+                assert_eq!(Order::new(&arch).find(&arch, spec.role, spec.layer), Some((index, spec)));
             }
-            assert_eq!(arch.find(Role::Qkv, 3), None);
-            assert_eq!(arch.find(Role::FinalNorm, 1), None);
-            assert_eq!(arch.find(Role::Qkv, u32::MAX), None);
+            assert_eq!(Order::new(&arch).find(&arch, Role::Qkv, 3), None);
+            assert_eq!(Order::new(&arch).find(&arch, Role::FinalNorm, 1), None);
+            assert_eq!(Order::new(&arch).find(&arch, Role::Qkv, u32::MAX), None);
         }
-        assert_eq!(plain.find(Role::Head, 0), None);
-        assert_eq!(full.find(Role::RopeFrequencies, 0), None);
+        assert_eq!(Order::new(&plain).find(&plain, Role::Head, 0), None);
+        assert_eq!(Order::new(&full).find(&full, Role::RopeFrequencies, 0), None);
     }
 }

@@ -123,15 +123,25 @@ impl HeadCacheMut<'_> {
             at += layout.quad_bytes();
         }
         quantize(value, q, self.value_scales.get_mut(position));
-        // Every dimension is a row: of the quad of this column the slot of its row.
-        let (tile, column) = (position / TILE, position % TILE);
-        let mut at = tile * TILE * self.shape.value_rows() + column / QUAD * layout.quad_bytes();
-        for q in q.get(..head_dim).unwrap_or(&[]).chunks(layout.block_rows()) {
-            let quad = self.values.get_mut(at..).unwrap_or(&mut []);
-            for (slot, &q) in quad.as_chunks_mut::<QUAD>().0.iter_mut().zip(q) {
-                layout.replace(slot, column % QUAD, q);
-            }
-            at += layout.block_rows() * TILE;
+        let at = position / TILE * TILE * self.shape.value_rows();
+        let tile = self.values.get_mut(at..at + TILE * self.shape.value_rows()).unwrap_or(&mut []);
+        let q = q.get(..head_dim).unwrap_or(&[]);
+        match layout {
+            Layout::Rows8 => write_column::<32>(Layout::Rows8, tile, position % TILE, q),
+            Layout::Dsp => write_column::<16>(Layout::Dsp, tile, position % TILE, q),
+        }
+    }
+}
+
+/// Puts a value into column `column` of its tile: each dimension is a row. `W` is the layout's [`Layout::quad_bytes`].
+#[inline(always)]
+fn write_column<const W: usize>(layout: Layout, tile: &mut [u8], column: usize, q: &[i8]) {
+    // Of each block the quad of this column: one slot for each row.
+    let mut quads = tile.as_chunks_mut::<W>().0.iter_mut().skip(column / QUAD).step_by(TILE / QUAD);
+    for q in q.chunks(W / QUAD) {
+        let Some(quad) = quads.next() else { return };
+        for (slot, &q) in quad.as_chunks_mut::<QUAD>().0.iter_mut().zip(q) {
+            layout.replace(slot, column % QUAD, q);
         }
     }
 }

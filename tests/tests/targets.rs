@@ -49,14 +49,14 @@ const TARGETS: [Target; 4] = [
         triple: "thumbv7em-none-eabihf",
         machine: Some("mps2-an500"),
         cpu: "cortex-m7",
-        backends: &["portable"],
+        backends: &["dsp", "portable"],
     },
     Target {
         name: "Cortex-M33",
         triple: "thumbv8m.main-none-eabihf",
         machine: Some("mps2-an505"),
         cpu: "cortex-m33",
-        backends: &["portable"],
+        backends: &["dsp", "portable"],
     },
 ];
 

@@ -24,7 +24,7 @@ mod content;
 pub mod crc;
 pub mod header;
 
-use crate::arch::{Arch, ArchError, Kind, Role, TensorSpec};
+use crate::arch::{Arch, ArchError, Kind, Order, Role, TensorSpec};
 use crate::matrix::Matrix;
 use crate::packing::{Packing, round_up};
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -229,6 +229,7 @@ impl Entry {
 pub struct Model<'a> {
     blob: &'a [u8],
     header: Header,
+    order: Order,
     tokenizer: Option<Tokenizer<'a>>,
 }
 
@@ -305,7 +306,7 @@ impl<'a> Model<'a> {
         if found > end {
             return Err(BlobError::TooLong { expected: end, found });
         }
-        let mut model = Self { blob, header, tokenizer: None };
+        let mut model = Self { blob, header, order: Order::new(&header.arch), tokenizer: None };
         content::check(&model, workers)?;
         let tokenizer = model.tokenizer_section();
         if !tokenizer.is_empty() {
@@ -346,12 +347,12 @@ impl<'a> Model<'a> {
 
     /// A matrix by its role, `None` if the architecture has none of that role or it is a vector.
     pub fn matrix(&self, role: Role, layer: u32) -> Option<Matrix<'a>> {
-        self.header.arch.find(role, layer).and_then(|(i, t)| self.matrix_at(i, &t))
+        self.order.find(&self.header.arch, role, layer).and_then(|(i, t)| self.matrix_at(i, &t))
     }
 
     /// A vector by its role, `None` if the architecture has none of that role or it is a matrix.
     pub fn vector(&self, role: Role, layer: u32) -> Option<&'a [f32]> {
-        self.header.arch.find(role, layer).and_then(|(i, t)| self.vector_at(i, &t))
+        self.order.find(&self.header.arch, role, layer).and_then(|(i, t)| self.vector_at(i, &t))
     }
 
     /// All tensors of layer `layer`, `None` beyond the last.
@@ -361,7 +362,7 @@ impl<'a> Model<'a> {
             return None;
         }
         // Entries are in the architecture's order, so a cursor finds them without searching.
-        let mut index = arch.first_index(layer);
+        let mut index = self.order.first_index(layer);
         let mut next = |role| {
             let spec = arch.tensor(role, layer)?;
             index += 1;

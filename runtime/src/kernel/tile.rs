@@ -37,6 +37,13 @@ impl<'a, T> TileMut<'a, T> {
         self.cols
     }
 
+    /// Elements from a row's start to the next one's.
+    #[inline(always)]
+    #[cfg(dsp)]
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// Row `row`; empty beyond the last.
     #[inline(always)]
     pub fn row(&mut self, row: usize) -> &mut [T] {

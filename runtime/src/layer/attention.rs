@@ -25,6 +25,7 @@ use crate::arch::Arch;
 use crate::blob::Layer;
 use crate::cache::HeadCacheMut;
 use crate::kernel::{Backend, Query, TileMut, Write};
+use crate::packing::QUAD;
 use crate::workers::{Phase, Workers, for_each};
 
 /// A KV head's columns of the chunk's buffers, and its cache.
@@ -137,12 +138,21 @@ impl Head<'_> {
         // The first query's place is free until the query is quantized.
         let room = quantized.get_mut(..quantized_head).unwrap_or(&mut []);
         self.cache.write(backend, position, key, self.values.row(t), room);
-        let queries = self.queries.row(t).chunks_exact_mut(head_dim).zip(quantized.chunks_exact_mut(quantized_head));
-        for ((query, q), (scale, start)) in queries.zip(self.scales.row(t).iter_mut().zip(self.starts.row(t))) {
-            workers.enter(Phase::Rope);
-            backend.rotate(query, angles);
-            workers.enter(Phase::Quantize);
-            backend.quantize(layout, query, head_dim, q, core::slice::from_mut(scale), core::slice::from_mut(start));
+        let (queries, scales) = (self.queries.row(t), self.scales.row(t));
+        workers.enter(Phase::Rope);
+        queries.chunks_exact_mut(head_dim).for_each(|query| backend.rotate(query, angles));
+        workers.enter(Phase::Quantize);
+        if head_dim % QUAD == 0 {
+            // Heads are groups of one vector.
+            backend.quantize(layout, queries, head_dim, quantized, scales, self.starts.row(t));
+        } else {
+            let heads = queries.chunks_exact(head_dim).zip(quantized.chunks_exact_mut(quantized_head));
+            let groups = scales.chunks_mut(1).zip(self.starts.row(t).chunks_mut(1));
+            for ((query, q), (scale, start)) in heads.zip(groups) {
+                backend.quantize(layout, query, head_dim, q, scale, start);
+            }
+        }
+        for scale in scales {
             *scale *= arch.attention_scale * core::f32::consts::LOG2_E;
         }
     }

@@ -17,6 +17,11 @@ pub(super) enum Target {
 /// Row blocks are handed out in multiples of this many rows, so that kernels can pair blocks.
 const ROWS: usize = 16;
 
+/// Residual rows of some tokens, their wide rows, and where they are quantized to.
+type Rows<'a> = (&'a [f32], (&'a mut [f32], &'a mut [i8]));
+/// Scales and starts of the same tokens' groups.
+type Groups<'a> = (&'a mut [f32], &'a mut [i32]);
+
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     /// For the tokens `first..first + count`: calls `make(x, row)` to fill the token's wide row (`x` is its residual),
     /// which is phase `making`; then quantizes the first `cols` values of the row as the input of the next product.
@@ -34,11 +39,8 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             (packing.group_cols(cols), packing.groups(cols), packing.layout.vector_bytes(cols));
         let (dim, wide) = (self.widths.residual, self.widths.wide);
         let scratch = &mut *self.scratch;
-        let tokens = share(workers, count);
-        let residual = scratch.residual.get(first * dim..(first + count) * dim).unwrap_or(&[]).chunks(tokens * dim);
-        let rows = scratch.wide.chunks_mut(tokens * wide).zip(scratch.quantized.chunks_mut(tokens * stride));
-        let scales = scratch.scales.chunks_mut(tokens * groups).zip(scratch.starts.chunks_mut(tokens * groups));
-        for_each(workers, residual.zip(rows).zip(scales), |((x, (rows, q)), (scales, starts))| {
+        let residual = scratch.residual.get(first * dim..(first + count) * dim).unwrap_or(&[]);
+        let run = |((x, (rows, q)), (scales, starts)): (Rows<'_>, Groups<'_>)| {
             let rows = x.chunks_exact(dim).zip(rows.chunks_exact_mut(wide)).zip(q.chunks_exact_mut(stride));
             let scales = scales.chunks_exact_mut(groups).zip(starts.chunks_exact_mut(groups));
             for (((x, row), q), (scales, starts)) in rows.zip(scales) {
@@ -47,7 +49,14 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 workers.enter(Phase::Quantize);
                 backend.quantize(packing.layout, row.get(..cols).unwrap_or(&[]), group, q, scales, starts);
             }
-        });
+        };
+        if W::SERIAL {
+            return run(((residual, (scratch.wide, scratch.quantized)), (scratch.scales, scratch.starts)));
+        }
+        let tokens = share(workers, count);
+        let rows = scratch.wide.chunks_mut(tokens * wide).zip(scratch.quantized.chunks_mut(tokens * stride));
+        let scales = scratch.scales.chunks_mut(tokens * groups).zip(scratch.starts.chunks_mut(tokens * groups));
+        for_each(workers, residual.chunks(tokens * dim).zip(rows).zip(scales), run);
     }
 
     /// `y = W·x + b` for the first `count` prepared tokens.
@@ -73,7 +82,9 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         };
         workers.enter(phase);
         let out = out.get_mut(..count * width).unwrap_or(&mut []);
-        if !W::SERIAL && count < workers.count().saturating_mul(8) {
+        if W::SERIAL {
+            backend.linear(m, 0, &x, bias, write, TileMut::new(out, m.rows(), width));
+        } else if count < workers.count().saturating_mul(8) {
             let share = round_up(share(workers, m.rows()), ROWS);
             let mut rest = TileMut::new(out, m.rows(), width);
             let mut first_row = 0;

@@ -6,10 +6,9 @@
 use core::arch::asm;
 use core::mem::offset_of;
 
-use super::{INPUT, MAX_GROUP, WORD};
+use super::{CONSTANTS, INPUT, MAX_GROUP, WORD};
 use crate::cache::{HeadCache, TILE};
 use crate::kernel::Query;
-use crate::math;
 use crate::packing::{Layout, QUAD};
 
 /// Quads of a tile's positions.
@@ -69,31 +68,6 @@ struct Task {
     largest: f32,
 }
 
-/// What the assembly keeps in s16–s31: [`math::EXP2`], the rounding constant, the least exponent, and empty lanes.
-const CONSTANTS: [f32; 16] = {
-    let c = math::EXP2;
-    [c[0], c[1], c[2], c[3], c[4], c[5], math::ROUND, math::LEAST_EXPONENT, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
-};
-
-/// [`math::exp2`] of `$x` into `$p`, all but the exponent, which is left in the low bits of the integers `$n`; `$t` is used up.
-macro_rules! exp2 {
-    ($x:tt, $p:tt, $t:tt, $($n:literal)*) => {
-        concat!(
-            at_least!($x, "s23"),
-            each!("vadd.f32", $t, $x, "s22"),
-            $($n, "\n",)*
-            each!("vsub.f32", $t, "s22"),
-            each!("vsub.f32", $x, $t),
-            each!("vmul.f32", $p, $x, "s16"),
-            each!("vadd.f32", $p, "s17"),
-            each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s18"),
-            each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s19"),
-            each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s20"),
-            each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s21")
-        )
-    };
-}
-
 /// Powers of two of four scores at r0 less s14, in s4–s7; the scores' values' scales at r1, which advances, in s0–s3.
 macro_rules! powers {
     () => {
@@ -148,6 +122,18 @@ unsafe fn run(task: &Task) {
             "subs r2, r2, #1",
             "bne 19b",
 
+            // Where a block of keys goes on behind its first quad: late in the unrolled code, or to the loop for many quads.
+            "ldr r1, [sp, #{more_quads}]",
+            "adr r2, 24f",
+            "mov r3, #{quad_code}",
+            "mls r2, r1, r3, r2",
+            "cmp r1, #{quads}",
+            "blo 18f",
+            "adr r2, 35f",
+            "18:",
+            "adds r2, r2, #1",
+            "str r2, [sp, #{entry}]",
+
             "20:", // A tile: how many quads, and how many positions of the last one.
             "ldr r1, [sp, #{visible}]",
             "cmp r1, #{tile}",
@@ -162,26 +148,25 @@ unsafe fn run(task: &Task) {
 
             // Scores: dots · (key_scale · scale).
             "ldr r0, [sp, #{keys}]",
-            "ldr r1, [sp, #{query}]",
+            "ldr lr, [sp, #{query}]",
+            "ldr r1, [sp, #{more_quads}]",
+            "ldr r12, [sp, #{entry}]",
             "ldr r2, [sp, #{key_scales}]",
             "add r3, sp, #{scores}",
-            "ldr lr, [sp, #{more_quads}]",
+            "add r1, lr, r1, lsl #3",
+            "sub r1, r1, #56", // From here the last quad is at 56.
             "vldr s8, [sp, #{scale}]",
-            "vmov s10, r1",
             "vmov.f32 s9, s14",
             "stm sp, {{r2, r3, r4}}",
             "b 22f",
             "21:",
             larger!("s9", ["s0" "s1" "s2" "s3"]),
-            "vmov r1, s10",
             "22:", // Four positions.
-            quad!(first),
-            "movs r12, lr",
-            "beq 24f",
-            "23:",
-            quad!(),
-            "subs r12, r12, #1",
-            "bne 23b",
+            quad!(first "[lr]"),
+            "bx r12",
+            ".balign 4",
+            quad!("[r1, #8]"), quad!("[r1, #16]"), quad!("[r1, #24]"), quad!("[r1, #32]"),
+            quad!("[r1, #40]"), quad!("[r1, #48]"), quad!("[r1, #56]"),
             "24:",
             "ldm sp, {{r2, r3, r4}}",
             dots!(),
@@ -324,7 +309,19 @@ unsafe fn run(task: &Task) {
             "subs r1, r1, #{tile}",
             "str r1, [sp, #{visible}]",
             "bhi 20b",
-            // out / s15
+            "b 36f",
+            ".balign 4",
+            "35:", // The other quads of four keys, if there are many.
+            "add r1, lr, #8",
+            "ldr r2, [sp, #{more_quads}]",
+            "23:",
+            "push {{r2}}",
+            quad!(),
+            "pop {{r2}}",
+            "subs r2, r2, #1",
+            "bne 23b",
+            "b 24b",
+            "36:", // out / s15
             "ldr r1, [sp, #{out}]",
             "ldr r2, [sp, #{out_blocks}]",
             "vmov.f32 s0, #1.0",
@@ -340,6 +337,7 @@ unsafe fn run(task: &Task) {
             room = const ROOM,
             all = const ROOM + size_of::<Task>(),
             count = const COUNT,
+            entry = const ENTRY,
             in_last = const IN_LAST,
             scores = const SCORES,
             weights = const WEIGHTS,
@@ -369,10 +367,11 @@ unsafe fn run(task: &Task) {
     }
 }
 
-// The assembly's stack, below the task: three words for loops, two numbers, scores and weights of a tile.
+// The assembly's stack, below the task: three words for loops, three numbers, scores and weights of a tile.
 const COUNT: usize = 12;
 const IN_LAST: usize = 16;
-const SCORES: usize = 20;
+const ENTRY: usize = 20;
+const SCORES: usize = 24;
 const WEIGHTS: usize = SCORES + TILE * size_of::<f32>();
 const ROOM: usize = WEIGHTS + Layout::Dsp.vector_bytes(TILE);
 

@@ -35,23 +35,54 @@ macro_rules! each {
 /// Four rows' quad times a vector's: r0 words, r1 vector (both advance), r8–r11 sums; r2–r7 are used up. 56 bytes of code.
 macro_rules! quad {
     () => {
-        concat!(
-            "ldmia.w r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, [r1], #8\n",
-            "smlad r8, r4, r2, r8\n smlad r9, r5, r2, r9\n smlad r10, r6, r2, r10\n smlad r11, r7, r2, r11\n",
-            quad!(evens)
-        )
+        quad!("[r1], #8")
     };
     // The sums start here.
     (first) => {
+        quad!(first "[r1], #8")
+    };
+    (first $x:literal) => {
         concat!(
-            "ldmia.w r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, [r1], #8\n",
+            "ldmia.w r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, ", $x, "\n",
             "smuad r8, r4, r2\n smuad r9, r5, r2\n smuad r10, r6, r2\n smuad r11, r7, r2\n",
+            quad!(evens)
+        )
+    };
+    // The vector's quad at $x.
+    ($x:literal) => {
+        concat!(
+            "ldmia.w r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, ", $x, "\n",
+            "smlad r8, r4, r2, r8\n smlad r9, r5, r2, r9\n smlad r10, r6, r2, r10\n smlad r11, r7, r2, r11\n",
             quad!(evens)
         )
     };
     (evens) => {
         concat!(
             "sxtb16 r4, r4\n sxtb16 r5, r5\n sxtb16 r6, r6\n sxtb16 r7, r7\n",
+            "smlad r8, r4, r3, r8\n smlad r9, r5, r3, r9\n smlad r10, r6, r3, r10\n smlad r11, r7, r3, r11\n"
+        )
+    };
+}
+
+/// The same from staged weights: of every quad both words lie behind one another, so that nothing is left to unpack.
+macro_rules! staged_quad {
+    () => {
+        concat!(
+            "ldmia r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, [r1], #8\n",
+            "smlad r8, r4, r2, r8\n smlad r9, r5, r2, r9\n smlad r10, r6, r2, r10\n smlad r11, r7, r2, r11\n",
+            staged_quad!(evens)
+        )
+    };
+    (first) => {
+        concat!(
+            "ldmia r0!, {{r4, r5, r6, r7}}\n ldrd r2, r3, [r1], #8\n",
+            "smuad r8, r4, r2\n smuad r9, r5, r2\n smuad r10, r6, r2\n smuad r11, r7, r2\n",
+            staged_quad!(evens)
+        )
+    };
+    (evens) => {
+        concat!(
+            "ldmia r0!, {{r4, r5, r6, r7}}\n",
             "smlad r8, r4, r3, r8\n smlad r9, r5, r3, r9\n smlad r10, r6, r3, r10\n smlad r11, r7, r3, r11\n"
         )
     };
@@ -133,14 +164,52 @@ macro_rules! at_least {
     };
 }
 
+/// `d = if d > n { n } else { d }` for every d, for an n that is not NaN; a d that is NaN may become n.
+#[cfg(fpv5)]
+macro_rules! at_most {
+    ([$($d:literal)*], $n:literal) => {
+        concat!($("vminnm.f32 ", $d, ", ", $d, ", ", $n, "\n",)*)
+    };
+}
+#[cfg(not(fpv5))]
+macro_rules! at_most {
+    ([$($d:literal)*], $n:literal) => {
+        concat!($("vcmp.f32 ", $d, ", ", $n, "\n vmrs apsr_nzcv, fpscr\n it gt\n vmovgt.f32 ", $d, ", ", $n, "\n",)*)
+    };
+}
+
+/// [`math::exp2`](crate::math::exp2) of `$x` into `$p`, all but the exponent, which the lines `$n` move to integers from `$t`;
+/// s16–s23 are [`CONSTANTS`].
+macro_rules! exp2 {
+    ($x:tt, $p:tt, $t:tt, $($n:literal)*) => {
+        concat!(
+            at_least!($x, "s23"),
+            each!("vadd.f32", $t, $x, "s22"),
+            $($n, "\n",)*
+            each!("vsub.f32", $t, "s22"),
+            each!("vsub.f32", $x, $t),
+            each!("vmul.f32", $p, $x, "s16"),
+            each!("vadd.f32", $p, "s17"),
+            each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s18"),
+            each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s19"),
+            each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s20"),
+            each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s21")
+        )
+    };
+}
+
+mod activate;
 mod attend;
+mod norm;
 mod product;
 mod quantize;
+mod rotate;
 
 use super::portable::Portable;
 use super::{Activations, Query, TileMut, Write};
 use crate::arch::{Activation, Norm};
 use crate::cache::HeadCache;
+use crate::math;
 use crate::matrix::Matrix;
 use crate::packing::Layout;
 
@@ -153,6 +222,12 @@ const WORD: usize = Layout::Dsp.quad_bytes();
 const INPUT: usize = Layout::Dsp.input_bytes();
 /// Quads of a sum at most, so that it fits 32 bits.
 const MAX_GROUP: usize = 128;
+
+/// What assembly with [`exp2!`] keeps in s16–s31: its polynomial, the rounding constant, the least exponent, and zeros.
+const CONSTANTS: [f32; 16] = {
+    let c = math::EXP2;
+    [c[0], c[1], c[2], c[3], c[4], c[5], math::ROUND, math::LEAST_EXPONENT, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+};
 
 /// The operations of [`Backend`](super::Backend). The portable one does what assembly does not: other layouts, ragged ends, slices that are
 /// not aligned.
@@ -205,14 +280,20 @@ impl Dsp {
     }
 
     pub(super) fn norm(self, kind: Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-        Portable.norm(kind, eps, x, weight, bias, out);
+        if kind != Norm::Rms || bias.is_some() || !norm::rms(eps, x, weight, out) {
+            Portable.norm(kind, eps, x, weight, bias, out);
+        }
     }
 
     pub(super) fn activate(self, kind: Activation, gated: bool, hidden: usize, row: &mut [f32]) {
-        Portable.activate(kind, gated, hidden, row);
+        if !activate::activate(kind, gated, hidden, row) {
+            Portable.activate(kind, gated, hidden, row);
+        }
     }
 
     pub(super) fn rotate(self, head: &mut [f32], cos_sin: &[f32]) {
-        Portable.rotate(head, cos_sin);
+        if !rotate::rotate(head, cos_sin) {
+            Portable.rotate(head, cos_sin);
+        }
     }
 }
