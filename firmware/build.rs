@@ -114,13 +114,16 @@ impl Board<'static> {
             .into());
         }
         let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
-        match flags.split('\x1f').filter_map(|flag| flag.split_once("target-cpu=")).next_back() {
-            Some((_, found)) if found != *processor => {
-                Err(format!("{name} has a {processor}, but rustflags in .cargo/config.toml say target-cpu={found}")
-                    .into())
-            }
-            _ => Ok(()),
+        let cpu = flags.split('\x1f').filter_map(|flag| flag.split_once("target-cpu=")).next_back();
+        let found = cpu.map_or("nothing", |(_, cpu)| cpu);
+        if found != *processor {
+            return Err(format!(
+                "{name} has a {processor}, but the rustflags' target-cpu says {found}\n\
+                they are those of .cargo/config.toml, unless RUSTFLAGS in the environment replaces them"
+            )
+            .into());
         }
+        Ok(())
     }
 
     /// Writes the `memory.x` that cortex-m-rt includes, and reads the sizes that the board's own file states.

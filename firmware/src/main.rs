@@ -87,6 +87,7 @@ fn serve(mut console: Console) -> Result<(), Failure> {
         memory::statics()
     );
     let mut session = Session::new(model, &plan, buffers.cache, buffers.scratch).map_err(Failure::Session)?;
+    defmt::info!("kernel {=str}", session.backend().name());
     let (input, workspace) = (INPUT.take(), WORKSPACE_MEMORY.take());
     defmt::info!("waiting for a line");
     while let Some(line) = input.line(|| console.byte()) {

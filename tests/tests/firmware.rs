@@ -186,6 +186,7 @@ fn the_bundled_model_answers_as_on_the_desk() {
     let tokenizer = model.tokenizer().expect("a tokenizer");
     for board in CORES {
         let said = built(&["--board", board]).hears(None, lines.as_bytes());
+        assert_eq!(said.logged("kernel"), ["dsp"], "{board}");
         let answers = said.lines();
         assert_eq!(answers.len(), pairs.len(), "{said:?}");
         let digests = said.logged("digest");
