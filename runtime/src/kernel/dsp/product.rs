@@ -102,10 +102,23 @@ impl<'a> Product<'a> {
             && x.groups >= all_groups
             && x.scales.len() >= tokens * x.groups;
         // The assembly loads several words at a time.
-        let aligned = (words.as_ptr() as usize | w_scales.as_ptr() as usize | x.values.as_ptr() as usize | x.stride) % 4;
+        let aligned =
+            (words.as_ptr() as usize | w_scales.as_ptr() as usize | x.values.as_ptr() as usize | x.stride) % 4;
         let (factor, add) = (m.factor(), usize::from(write == Write::Add));
-        (fits && aligned == 0)
-            .then_some(Self { words, w_scales, x, factor, bias, add, rows, tokens, quads, group, groups, last })
+        (fits && aligned == 0).then_some(Self {
+            words,
+            w_scales,
+            x,
+            factor,
+            bias,
+            add,
+            rows,
+            tokens,
+            quads,
+            group,
+            groups,
+            last,
+        })
     }
 
     /// Bundles of a group but the first.
