@@ -19,7 +19,10 @@ fn main() {
         "thumbv8m.main-none-eabihf" => (named, named),
         _ => (false, false),
     };
-    for (name, _) in [("dsp", dsp), ("fpv5", fpv5)].into_iter().filter(|&(_, has)| has) {
-        println!("cargo::rustc-cfg={name}");
+    if dsp {
+        println!("cargo::rustc-cfg=dsp");
+    }
+    if fpv5 {
+        println!("cargo::rustc-cfg=fpv5");
     }
 }

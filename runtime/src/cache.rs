@@ -70,6 +70,26 @@ pub(crate) struct Tile<'a> {
 }
 
 impl<'a> HeadCache<'a> {
+    /// A cache of `head_dim` wide keys and values in `layout`, for whole tiles of positions: keys as a matrix whose rows are
+    /// positions, values as one for each tile whose rows are dimensions and whose columns are its positions.
+    ///
+    /// `None` unless all four slices have the lengths of one number of tiles.
+    pub fn new(
+        layout: Layout,
+        head_dim: usize,
+        keys: &'a [u8],
+        values: &'a [u8],
+        key_scales: &'a [f32],
+        value_scales: &'a [f32],
+    ) -> Option<Self> {
+        let shape = HeadShape { layout, head_dim, positions: key_scales.len() };
+        let fits = shape.positions.is_multiple_of(TILE)
+            && value_scales.len() == shape.positions
+            && keys.len() == shape.keys()
+            && values.len() == shape.values();
+        fits.then_some(Self { shape, keys, values, key_scales, value_scales })
+    }
+
     /// The tiles that hold positions `0..visible`.
     #[inline(always)]
     pub(crate) fn tiles(&self, visible: usize) -> impl Iterator<Item = Tile<'a>> + use<'a> {

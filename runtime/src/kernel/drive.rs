@@ -476,7 +476,9 @@ pub(super) fn quantize<K: Kernel>(
             }
         }
         Layout::Dsp => {
-            let groups = x.chunks(group).zip(q.chunks_mut(layout.vector_bytes(group)));
+            let Some((values, padding)) = q.split_at_mut_checked(layout.vector_bytes(x.len())) else { return };
+            padding.fill(0);
+            let groups = x.chunks(group).zip(values.chunks_mut(layout.vector_bytes(group)));
             for ((x, q), scale) in groups.zip(scales) {
                 *scale = quantize_expanded(x, q);
             }

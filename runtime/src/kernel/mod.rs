@@ -28,7 +28,8 @@ mod vnni;
 pub use tile::TileMut;
 
 use crate::arch::{Activation, Norm};
-use crate::cache::{HeadCache, TILE};
+pub use crate::cache::HeadCache;
+use crate::cache::TILE;
 use crate::matrix::Matrix;
 use crate::packing::Layout;
 
