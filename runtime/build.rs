@@ -12,7 +12,8 @@ fn main() {
     println!("cargo::rustc-check-cfg=cfg(dsp, fpv5)");
     let target = std::env::var("TARGET").unwrap_or_default();
     let flags = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
-    let cpu = flags.split('\x1f').filter_map(|flag| flag.trim_start_matches("-C").strip_prefix("target-cpu=")).last();
+    let cpu =
+        flags.split('\x1f').filter_map(|flag| flag.trim_start_matches("-C").strip_prefix("target-cpu=")).next_back();
     let named = cpu.is_some_and(|cpu| CORES.contains(&cpu));
     let (dsp, fpv5) = match target.as_str() {
         "thumbv7em-none-eabihf" => (true, named),
