@@ -18,7 +18,7 @@ use firmware::buffers::{Buffers, Shortage};
 use firmware::clock::{self, Tick};
 use firmware::input::{Input, LINE, Line};
 use firmware::{memory, model};
-use static_cell::ConstStaticCell;
+use static_cell::{ConstStaticCell, StaticCell};
 use thumbformer::decode::argmax;
 use thumbformer::tokenizer::{EncodeError, workspace_len};
 use thumbformer::{BlobError, Digest, Model, Session, SessionError};
@@ -26,6 +26,7 @@ use thumbformer::{BlobError, Digest, Model, Session, SessionError};
 /// Room to tokenize a line that is a single word.
 const WORKSPACE: usize = workspace_len(LINE);
 static WORKSPACE_MEMORY: ConstStaticCell<[u32; WORKSPACE]> = ConstStaticCell::new([0; WORKSPACE]);
+static SESSION: StaticCell<Session<'static, 'static>> = StaticCell::new();
 static INPUT: ConstStaticCell<Input> = ConstStaticCell::new(Input::new());
 
 /// Why the firmware cannot begin.
@@ -58,9 +59,12 @@ impl From<fmt::Error> for Refusal {
 
 #[entry]
 fn main() -> ! {
-    let console = board::start();
-    match serve(console) {
-        Ok(()) => board::exit(0),
+    let mut console = board::start();
+    match start() {
+        Ok((session, ids)) => {
+            serve(session, ids, &mut console);
+            board::exit(0)
+        }
         Err(failure) => {
             defmt::error!("{}", failure);
             board::exit(1)
@@ -68,12 +72,12 @@ fn main() -> ! {
     }
 }
 
-/// Answers one request after the other, until there are no more.
-fn serve(mut console: Console) -> Result<(), Failure> {
+/// Checks the model and gives it memory. Not inlined: its own large frame is gone when the first token is computed.
+#[inline(never)]
+fn start() -> Result<(&'static mut Session<'static, 'static>, &'static mut [u32]), Failure> {
     let blob = model::bytes().map_err(Failure::NoModel)?;
     let model = Model::new(blob).map_err(Failure::ModelRefused)?;
-    let buffers = Buffers::new(&model).map_err(Failure::TooLittleMemory)?;
-    let plan = buffers.plan;
+    let Buffers { plan, cache, scratch, ids } = Buffers::new(&model).map_err(Failure::TooLittleMemory)?;
     defmt::info!(
         "model of {=u64} parameters, {=usize} bytes of flash; context {=u32}",
         model.arch().parameters(),
@@ -86,13 +90,18 @@ fn serve(mut console: Console) -> Result<(), Failure> {
         plan.scratch_bytes(),
         memory::statics()
     );
-    let mut session = Session::new(model, &plan, buffers.cache, buffers.scratch).map_err(Failure::Session)?;
+    let session = SESSION.init(Session::new(model, &plan, cache, scratch).map_err(Failure::Session)?);
     defmt::info!("kernel {=str}", session.backend().name());
+    Ok((session, ids))
+}
+
+/// Answers one request after the other, until there are no more.
+fn serve(session: &mut Session<'static, 'static>, ids: &mut [u32], console: &mut Console) {
     let (input, workspace) = (INPUT.take(), WORKSPACE_MEMORY.take());
     defmt::info!("waiting for a line");
     while let Some(line) = input.line(|| console.byte()) {
         let answered = match line {
-            Line::Text(text) => answer(&mut session, text, workspace, buffers.ids, &mut console),
+            Line::Text(text) => answer(session, text, workspace, ids, console),
             Line::NotUtf8(e) => Err(Refusal::NotUtf8 { valid_up_to: e.valid_up_to() }),
             Line::TooLong { bytes } => Err(Refusal::TooLong { bytes, room: LINE }),
         };
@@ -102,19 +111,17 @@ fn serve(mut console: Console) -> Result<(), Failure> {
         // Where nobody listens nobody misses the end of the line.
         let _ = console.write_str("\n");
     }
-    Ok(())
 }
 
 /// Answers one request: until the model ends it, or the context is full.
 fn answer(
-    session: &mut Session<'_, '_>,
+    session: &mut Session<'static, 'static>,
     request: &str,
     workspace: &mut [u32],
     ids: &mut [u32],
     console: &mut Console,
 ) -> Result<(), Refusal> {
-    let model = *session.model();
-    let tokenizer = model.tokenizer();
+    let (tokenizer, special) = (session.model().tokenizer(), *session.model().special());
     let count = match (request.strip_prefix("ids:"), tokenizer) {
         _ if request.is_empty() => return Err(Refusal::Empty),
         (Some(list), _) => parse(list, ids)?,
@@ -122,14 +129,14 @@ fn answer(
         (None, None) => return Err(Refusal::NoTokenizer),
     };
     let prompt = ids.get(..count).unwrap_or(&[]);
+    let mut stream = tokenizer.map(|tokenizer| tokenizer.stream(true));
 
     session.reset();
     let start = clock::now();
     let mut logits = session.prefill(prompt).map_err(Refusal::Session)?;
     let prefill = clock::now() - start;
 
-    let (mut stream, mut digest) = (tokenizer.map(|tokenizer| tokenizer.stream(true)), Digest::new());
-    let (mut decode, mut generated) = (0, 0);
+    let (mut digest, mut decode, mut generated) = (Digest::new(), 0, 0);
     loop {
         digest.update(logits);
         let id = argmax(logits);
@@ -138,7 +145,7 @@ fn answer(
             *slot = id;
         }
         generated += 1;
-        if model.special().end().contains(&id) {
+        if special.end().contains(&id) {
             break;
         }
         match &mut stream {
