@@ -160,8 +160,8 @@ impl Kernel for Avx512Vnni {
             while quad < quads {
                 let end = quads.min(quad + low.group_quads);
                 let mut sums = [_mm512_setzero_si512(); T];
-                for t in 0..T {
-                    sums[t] = _mm512_set1_epi32(*x.starts.as_ptr().add(t * x.groups + group));
+                for (t, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm512_set1_epi32(*x.starts.as_ptr().add(t * x.groups + group));
                 }
                 while quad < end {
                     let w_low = _mm256_loadu_si256(low.words.as_ptr().add(quad * WORD).cast());
@@ -172,9 +172,9 @@ impl Kernel for Avx512Vnni {
                         avx2::prefetch(low.words, quad * WORD);
                         avx2::prefetch(high.words, quad * WORD);
                     }
-                    for t in 0..T {
+                    for (t, sum) in sums.iter_mut().enumerate() {
                         let x = values(t).add(quad * 4).cast::<i32>().read_unaligned();
-                        sums[t] = _mm512_dpbusd_epi32(sums[t], w, _mm512_set1_epi32(x));
+                        *sum = _mm512_dpbusd_epi32(*sum, w, _mm512_set1_epi32(x));
                     }
                     quad += 1;
                 }

@@ -142,7 +142,7 @@ impl Head<'_> {
         workers.enter(Phase::Rope);
         queries.chunks_exact_mut(head_dim).for_each(|query| backend.rotate(query, angles));
         workers.enter(Phase::Quantize);
-        if head_dim % QUAD == 0 {
+        if head_dim.is_multiple_of(QUAD) {
             // Heads are groups of one vector.
             backend.quantize(layout, queries, head_dim, quantized, scales, self.starts.row(t));
         } else {
