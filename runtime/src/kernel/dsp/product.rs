@@ -60,8 +60,7 @@ struct Product<'a> {
     add: usize,
     rows: usize,
     tokens: usize,
-    /// Quads of a row, and of a group.
-    quads: usize,
+    /// Quads of a group.
     group: usize,
     /// Groups of a whole number of bundles, and quads of another one behind them.
     groups: usize,
@@ -114,7 +113,6 @@ impl<'a> Product<'a> {
             add,
             rows,
             tokens,
-            quads,
             group,
             groups,
             last,
