@@ -74,7 +74,7 @@ impl<'a> Tokens<'a> {
     }
 }
 
-#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
+#[cfg(any(target_arch = "x86_64", neon))]
 impl Block<'_> {
     /// How many quads of this block of `rows` rows every slice of it and of `x` holds: what a kernel may read unchecked.
     #[inline(always)]
@@ -90,7 +90,7 @@ impl Block<'_> {
 }
 
 /// A tile's four blocks of eight keys, and how many quads each of them and the query hold.
-#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
+#[cfg(any(target_arch = "x86_64", neon))]
 #[inline(always)]
 pub(super) fn key_blocks<'a>(keys: &'a [u8], query: &[i8]) -> (usize, [&'a [u8]; TILE / 8]) {
     let quads = (query.len() / QUAD).min(keys.len() / (TILE * QUAD));
@@ -174,52 +174,38 @@ struct Output<'a, 't> {
 }
 
 impl Output<'_, '_> {
-    /// Finishes rows `row..` of token `t`: factor, bias, and store or add.
+    /// Finishes rows `row..` of token `t`: factor, bias, and store or add. Beyond the last row nothing is written.
     #[inline(always)]
-    fn finish(&mut self, t: usize, row: usize, y: &[f32]) {
-        let end = self.last_row.min(row + y.len());
-        let bias = self.bias.and_then(|b| b.get(row..end));
-        let Some(out) = self.out.row(t).get_mut(row - self.first_row..end - self.first_row) else { return };
-        for (i, (out, &y)) in out.iter_mut().zip(y).enumerate() {
-            let mut y = y * self.factor;
-            if let Some(&b) = bias.and_then(|b| b.get(i)) {
-                y += b;
+    fn finish<const R: usize>(&mut self, t: usize, row: usize, y: &[f32; R]) {
+        let (factor, write) = (self.factor, self.write);
+        let bias = self.bias.map(|bias| bias.get(row..).unwrap_or(&[]));
+        let columns = row - self.first_row..self.last_row.min(row + R) - self.first_row;
+        let Some(out) = self.out.row(t).get_mut(columns) else { return };
+        match (bias.map(|b| b.first_chunk()), out.first_chunk_mut()) {
+            (None, Some(out)) => finish(factor, None, write, y, out),
+            (Some(Some(bias)), Some(out)) => finish(factor, Some(bias), write, y, out),
+            // The matrix ends within the block.
+            _ => {
+                let (mut padded, mut padded_bias) = ([0.0; R], [0.0; R]);
+                padded.iter_mut().zip(&*out).for_each(|(padded, out)| *padded = *out);
+                padded_bias.iter_mut().zip(bias.unwrap_or(&[])).for_each(|(padded, bias)| *padded = *bias);
+                finish(factor, bias.map(|_| &padded_bias), write, y, &mut padded);
+                out.iter_mut().zip(padded).for_each(|(out, padded)| *out = padded);
             }
-            *out = match self.write {
-                Write::Store => y,
-                Write::Add => *out + y,
-            };
         }
     }
+}
 
-    /// [`Output::finish`] for 16 rows, in vectors if all are there.
-    #[inline(always)]
-    fn finish16(&mut self, t: usize, row: usize, y: &[f32; 16]) {
-        let bias = match self.bias {
-            Some(bias) => bias.get(row..).and_then(|b| b.first_chunk()).map(Some),
-            None => Some(None),
-        };
-        let out = self.out.row(t).get_mut(row - self.first_row..).and_then(|out| out.first_chunk_mut());
-        let (Some(bias), Some(out)) = (bias, out) else { return self.finish(t, row, y) };
-        let factor = self.factor;
-        let mut y: [f32; 16] = *y;
-        for y in &mut y {
-            *y *= factor;
-        }
-        if let Some::<&[f32; 16]>(bias) = bias {
-            for (y, b) in y.iter_mut().zip(bias) {
-                *y += b;
-            }
-        }
-        let out: &mut [f32; 16] = out;
-        match self.write {
-            Write::Store => *out = y,
-            Write::Add => {
-                for (out, y) in out.iter_mut().zip(y) {
-                    *out += y;
-                }
-            }
-        }
+/// [`Output::finish`], where whole arrays keep the loops in vectors.
+#[inline(always)]
+fn finish<const R: usize>(factor: f32, bias: Option<&[f32; R]>, write: Write, y: &[f32; R], out: &mut [f32; R]) {
+    let mut y = y.map(|y| y * factor);
+    if let Some(bias) = bias {
+        y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+    }
+    match write {
+        Write::Store => *out = y,
+        Write::Add => out.iter_mut().zip(y).for_each(|(out, y)| *out += y),
     }
 }
 
@@ -287,7 +273,7 @@ fn pair_of_blocks<K: Kernel, const T: usize>(
     out: &mut Output<'_, '_>,
 ) {
     for (t, y) in kernel.rows16::<T>(pair, Tokens::new(x, first, T)).iter().enumerate() {
-        out.finish16(first + t, row, y);
+        out.finish(first + t, row, y);
     }
 }
 
@@ -347,7 +333,8 @@ struct InDsp;
 impl Dots<4> for InDsp {
     #[inline(always)]
     fn scores(self, keys: &[u8], query: &Query<'_>, dots: &mut [i32; TILE]) {
-        scores(keys, query.values, QUAD * query.values.len() / 2, dots, dot4);
+        // A key has half the bytes of the expanded query.
+        scores(keys, query.values, Layout::Dsp.block_rows() * query.values.len() / 2, dots, dot4);
     }
 
     #[inline(always)]

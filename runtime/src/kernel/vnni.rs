@@ -149,7 +149,8 @@ impl Kernel for Avx512Vnni {
     #[inline(always)]
     fn rows16<const T: usize>(self, blocks: [Block<'_>; 2], x: Tokens<'_>) -> [[f32; 16]; T] {
         let [low, high] = blocks;
-        let quads = low.quads::<T>(8, &x.split()).min(high.quads::<T>(8, &x.split()));
+        let tokens = x.split::<T>();
+        let quads = low.quads(8, &tokens).min(high.quads(8, &tokens));
         let mut out = [[0f32; 16]; T];
         // Two pointers for up to eight tokens: more would not stay in registers.
         let values = |t: usize| x.values.as_ptr().wrapping_add(t / 4 * 4 * x.stride).wrapping_add(t % 4 * x.stride);

@@ -217,11 +217,12 @@ proptest! {
             let (packing, weights, scales) = p.pack(&data, layout);
             let m = Matrix::new(p.rows, p.cols, packing, &weights, &scales, p.factor()).unwrap();
             let vectors = data.vectors(layout);
-            for backend in Backend::available() {
+            // Also with an output that is wider than the matrix has rows.
+            for (backend, cols) in Backend::available().flat_map(|b| [(b, p.rows), (b, p.rows + 3)]) {
                 let mut out = data.before.clone();
-                let tile = TileMut::new(&mut out, p.rows, p.rows + 3);
+                let tile = TileMut::new(&mut out, cols, p.rows + 3);
                 backend.linear(&m, 0, &data.activations(&vectors), p.bias(&data), p.write, tile);
-                prop_assert_eq!(bits(&out), &expected[..], "{} {:?}", backend.name(), layout);
+                prop_assert_eq!(bits(&out), &expected[..], "{} {:?} {}", backend.name(), layout, cols);
             }
         }
     }
