@@ -14,7 +14,7 @@ mod cpu;
 mod drive;
 #[cfg(dsp)]
 mod dsp;
-#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+#[cfg(neon)]
 mod neon;
 #[cfg(feature = "std")]
 pub mod pool;
@@ -43,8 +43,7 @@ pub struct Activations<'a> {
     /// One scale for each token and group.
     pub scales: &'a [f32],
     /// −128 times the sum of the int8 values of each token and group: where kernels start to sum that have to add 128 to
-    /// the weights, because their instructions want them unsigned. Unused in
-    /// [`Layout::Dsp`].
+    /// the weights, because their instructions want them unsigned. Unused in [`Layout::Dsp`].
     pub starts: &'a [i32],
     /// Groups of a token.
     pub groups: usize,
@@ -102,9 +101,9 @@ enum Set {
     Avx512Vnni(vnni::Avx512Vnni),
     #[cfg(dsp)]
     Dsp(dsp::Dsp),
-    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    #[cfg(neon)]
     NeonDotprod(neon::NeonDotprod),
-    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    #[cfg(neon)]
     Neon(neon::Neon),
 }
 
@@ -164,9 +163,9 @@ macro_rules! dispatch {
             Set::Avx512Vnni(kernel) => kernel.$name($($arg),*),
             #[cfg(dsp)]
             Set::Dsp(kernel) => kernel.$name($($arg),*),
-            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            #[cfg(neon)]
             Set::NeonDotprod(kernel) => kernel.$name($($arg),*),
-            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            #[cfg(neon)]
             Set::Neon(kernel) => kernel.$name($($arg),*),
         }
     };
@@ -192,9 +191,9 @@ impl Backend {
         ];
         #[cfg(dsp)]
         let fast = [Some(Set::Dsp(dsp::Dsp::new()))];
-        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        #[cfg(neon)]
         let fast = [neon::NeonDotprod::new().map(Set::NeonDotprod), neon::Neon::new().map(Set::Neon)];
-        #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon"), dsp)))]
+        #[cfg(not(any(target_arch = "x86_64", neon, dsp)))]
         let fast: [Option<Set>; 0] = [];
         fast.into_iter().flatten().chain([Set::Portable]).map(Backend)
     }
@@ -214,9 +213,9 @@ impl Backend {
             Set::AvxVnni(_) => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Vnni(_) => "avx512-vnni",
-            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            #[cfg(neon)]
             Set::NeonDotprod(_) => "neon-dotprod",
-            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            #[cfg(neon)]
             Set::Neon(_) => "neon",
             #[cfg(dsp)]
             Set::Dsp(_) => "dsp",

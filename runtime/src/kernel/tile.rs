@@ -37,11 +37,10 @@ impl<'a, T> TileMut<'a, T> {
         self.cols
     }
 
-    /// Elements from a row's start to the next one's.
-    #[inline(always)]
+    /// Where row `row` starts, for code that goes on to later rows, and the elements from a row's start to the next one's.
     #[cfg(dsp)]
-    pub(super) fn stride(&self) -> usize {
-        self.stride
+    pub(super) fn start(&mut self, row: usize) -> (*mut T, usize) {
+        (self.start.wrapping_add(row * self.stride), self.stride)
     }
 
     /// Row `row`; empty beyond the last.

@@ -229,8 +229,8 @@ const CONSTANTS: [f32; 16] = {
     [c[0], c[1], c[2], c[3], c[4], c[5], math::ROUND, math::LEAST_EXPONENT, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 };
 
-/// The operations of [`Backend`](super::Backend). The portable one does what assembly does not: other layouts, ragged ends, slices that are
-/// not aligned.
+/// The operations of [`Backend`](super::Backend). The portable one does what assembly does not: other layouts, ragged ends,
+/// slices that are not aligned.
 impl Dsp {
     /// This module is compiled only for targets that have them.
     pub(super) fn new() -> Self {

@@ -164,7 +164,7 @@ impl<'a> Product<'a> {
         let segment = if all_groups == 1 { 1 } else { STAGE / self.group };
         let short = self.more() == 0 && self.last == 0;
         let run = if short { some_tokens_short } else { some_tokens_long };
-        let mut row = out.row(t).as_mut_ptr();
+        let (mut row, out_stride) = out.start(t);
         let (mut words, mut w_scales, mut bias) = (self.words.as_ptr(), self.w_scales.as_ptr(), self.bias);
         // SAFETY: by the caller's promise, and by what `new` has checked: segments lie in their rows.
         unsafe {
@@ -199,7 +199,7 @@ impl<'a> Product<'a> {
                             x_stride: self.x.stride,
                             x_scales_stride: self.x.groups * size_of::<f32>(),
                             out: if is_last { row } else { core::ptr::null_mut() },
-                            out_stride: out.stride() * size_of::<f32>(),
+                            out_stride: out_stride * size_of::<f32>(),
                             bias,
                             add: self.add,
                         },
@@ -218,10 +218,60 @@ impl<'a> Product<'a> {
     }
 }
 
-/// What is behind a group's products: s8–s11 += s0–s3 · (s4–s7 · x_scale).
-macro_rules! add_group {
+/// What long rows need of [`one_token!`] and [`some_tokens!`], by the macros that multiply a quad and end a group: before the
+/// groups (with the comparison that tells whether there are any), behind a group's first bundle, behind the groups, and the
+/// code that these branch to.
+macro_rules! long {
+    (groups $end:literal, $at:literal) => {
+        concat!("ldr r2, [sp, #{", $end, "}]\n cmp ", $at, ", r2\n beq 5f\n")
+    };
+    (bundles) => {
+        "ldr r2, [sp, #{more}]\n cbz r2, 4f\n b 20f\n"
+    };
+    (last) => {
+        "5:\n ldr r2, [sp, #{last}]\n cbz r2, 6f\n b 22f\n"
+    };
+    (branches $quad:ident, $group:ident) => {
+        concat!(
+            "20:\n push {{r2}}\n", // More bundles of a group; the stack holds how many.
+            $quad!(),
+            $quad!(),
+            $quad!(),
+            $quad!(),
+            $quad!(),
+            $quad!(),
+            $quad!(),
+            $quad!(),
+            "pop {{r2}}\n subs r2, r2, #1\n bne 20b\n b 4b\n",
+            "22:\n push {{r2}}\n", // The quads of the last group.
+            $quad!(first),
+            "23:\n pop {{r2}}\n subs r2, r2, #1\n beq 24f\n push {{r2}}\n",
+            $quad!(),
+            "b 23b\n",
+            "24:\n",
+            dots!(),
+            $group!(),
+            "b 6b"
+        )
+    };
+}
+
+/// The next four scales of weights as floats, in s4–s7.
+macro_rules! w_scales {
+    () => {
+        "vldmia r12!, {{s12, s13}}
+         vcvtb.f32.f16 s4, s12
+         vcvtt.f32.f16 s5, s12
+         vcvtb.f32.f16 s6, s13
+         vcvtt.f32.f16 s7, s13\n"
+    };
+}
+
+/// What is behind a group's products: s8–s11 += s0–s3 · (w_scales · x_scale).
+macro_rules! group {
     () => {
         concat!(
+            w_scales!(),
             "vldmia lr!, {{s14}}\n",
             each!("vmul.f32", ["s4" "s5" "s6" "s7"], "s14"),
             each!("vmla.f32", ["s8" "s9" "s10" "s11"], ["s0" "s1" "s2" "s3"], ["s4" "s5" "s6" "s7"])
@@ -237,17 +287,6 @@ macro_rules! staged_group {
             each!("vmul.f32", ["s4" "s5" "s6" "s7"], "s14"),
             each!("vmla.f32", ["s8" "s9" "s10" "s11"], ["s0" "s1" "s2" "s3"], ["s4" "s5" "s6" "s7"])
         )
-    };
-}
-
-/// The next four scales of weights as floats, in s4–s7.
-macro_rules! w_scales {
-    () => {
-        "vldmia r12!, {{s12, s13}}
-         vcvtb.f32.f16 s4, s12
-         vcvtt.f32.f16 s5, s12
-         vcvtb.f32.f16 s6, s13
-         vcvtt.f32.f16 s7, s13\n"
     };
 }
 
@@ -306,8 +345,7 @@ macro_rules! one_token {
                     $bundles,
                     "4:",
                     dots!(),
-                    w_scales!(),
-                    add_group!(),
+                    group!(),
                     "ldr r2, [sp, #{x_scales_end}]",
                     "cmp lr, r2",
                     "bne 3b",
@@ -366,29 +404,10 @@ macro_rules! one_token {
 one_token!(one_token_short, "", "", "", "", []);
 one_token!(
     one_token_long,
-    "ldr r2, [sp, #{x_scales_end}]
-     cmp lr, r2
-     beq 5f",
-    "ldr r2, [sp, #{more}]
-     cbz r2, 4f
-     b 20f",
-    "5:
-     ldr r2, [sp, #{last}]
-     cbz r2, 6f
-     b 22f",
-    concat!(
-        "20:\n push {{r2}}\n", // More bundles of a group; the stack holds how many.
-        quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(), quad!(),
-        "pop {{r2}}\n subs r2, r2, #1\n bne 20b\n b 4b\n",
-        "22:\n push {{r2}}\n", // The quads of the last group.
-        quad!(first),
-        "23:\n pop {{r2}}\n subs r2, r2, #1\n beq 24f\n push {{r2}}\n",
-        quad!(),
-        "b 23b\n",
-        "24:\n",
-        dots!(), w_scales!(), add_group!(),
-        "b 6b"
-    ),
+    long!(groups "x_scales_end", "lr"),
+    long!(bundles),
+    long!(last),
+    long!(branches quad, group),
     [more = const offset_of!(OneToken, more), last = const offset_of!(OneToken, last),]
 );
 
@@ -560,30 +579,10 @@ macro_rules! some_tokens {
 some_tokens!(some_tokens_short, "", "", "", "", []);
 some_tokens!(
     some_tokens_long,
-    "ldr r2, [sp, #{words_end}]
-     cmp r0, r2
-     beq 5f",
-    "ldr r2, [sp, #{more}]
-     cbz r2, 4f
-     b 20f",
-    "5:
-     ldr r2, [sp, #{last}]
-     cbz r2, 6f
-     b 22f",
-    concat!(
-        "20:\n push {{r2}}\n", // More bundles of a group; the stack holds how many.
-        staged_quad!(), staged_quad!(), staged_quad!(), staged_quad!(),
-        staged_quad!(), staged_quad!(), staged_quad!(), staged_quad!(),
-        "pop {{r2}}\n subs r2, r2, #1\n bne 20b\n b 4b\n",
-        "22:\n push {{r2}}\n", // The quads of the last group.
-        staged_quad!(first),
-        "23:\n pop {{r2}}\n subs r2, r2, #1\n beq 24f\n push {{r2}}\n",
-        staged_quad!(),
-        "b 23b\n",
-        "24:\n",
-        dots!(), staged_group!(),
-        "b 6b"
-    ),
+    long!(groups "words_end", "r0"),
+    long!(bundles),
+    long!(last),
+    long!(branches staged_quad, staged_group),
     [more = const offset_of!(SomeTokens, more), last = const offset_of!(SomeTokens, last),]
 );
 
