@@ -13,7 +13,7 @@ use semihosting::println;
 use semihosting::process::exit;
 use static_cell::ConstStaticCell;
 use thumbformer::arch::{Activation, Norm};
-use thumbformer::kernel::{Activations, HeadCache, Query, TileMut, Write};
+use thumbformer::kernel::{Activations, HeadCache, Queries, TileMut, Write};
 use thumbformer::matrix::Matrix;
 use thumbformer::packing::{Layout, Packing};
 use thumbformer::{Aligned, Backend};
@@ -232,8 +232,11 @@ impl Test {
                     seen.fill_with(|| random.scale(kind));
                     hidden.fill_with(|| random.float(4));
                 }
-                let query = &mut ints[0].0[..layout.vector_bytes(dim)];
-                for (i, quad) in query.chunks_mut(layout.input_bytes()).enumerate() {
+                // Up to three tokens of two heads.
+                let (tokens, width) = (visible.min(1 + random.below(3) as usize), 2 * layout.vector_bytes(dim));
+                let queries = &mut ints[0].0[..tokens * width];
+                for (i, quad) in queries.chunks_mut(layout.input_bytes()).enumerate() {
+                    let i = i % dim.div_ceil(4);
                     let x = core::array::from_fn(|c| if 4 * i + c < dim { random.int(q_kind) } else { 0 });
                     match layout {
                         Layout::Rows8 => quad.copy_from_slice(&x),
@@ -244,10 +247,17 @@ impl Test {
                 let Some(cache) = HeadCache::new(layout, dim, keys, values, key_scales, value_scales) else {
                     return self.verdict(false, &"a cache of the right size");
                 };
-                let query = Query { values: query, start: 0, scale, visible };
-                let (out, expected) = (&mut out[..dim], &mut expected[..dim]);
-                Backend::PORTABLE.attend(&cache, &query, expected);
-                backend.attend(&cache, &query, out);
+                let (out, expected) = (&mut out[..tokens * 2 * dim], &mut expected[..tokens * 2 * dim]);
+                let mut attend = |backend: Backend, out: &mut [f32]| {
+                    let values = &mut TileMut::new(queries, width, width);
+                    let (scales, starts) = (&mut [scale; 6], &mut [0; 6]);
+                    let (scales, starts) = (&mut TileMut::new(scales, 2, 2), &mut TileMut::new(starts, 2, 2));
+                    let position = visible - tokens;
+                    let queries = Queries { values, scales, starts, position };
+                    backend.attend(&cache, queries, &mut TileMut::new(out, 2 * dim, 2 * dim));
+                };
+                attend(Backend::PORTABLE, expected);
+                attend(backend, out);
                 let kinds = (k_kind, v_kind, q_kind, k_scale, v_scale, scale);
                 self.same(out, expected, &("attention", layout, dim, visible, positions, kinds));
             }

@@ -147,21 +147,19 @@ impl HeadCacheMut<'_> {
         let tile = self.values.get_mut(at..at + TILE * self.shape.value_rows()).unwrap_or(&mut []);
         let q = q.get(..head_dim).unwrap_or(&[]);
         match layout {
-            Layout::Rows8 => write_column::<32>(Layout::Rows8, tile, position % TILE, q),
-            Layout::Dsp => write_column::<16>(Layout::Dsp, tile, position % TILE, q),
+            Layout::Rows8 => write_column(Layout::Rows8, tile, position % TILE, q),
+            Layout::Dsp => write_column(Layout::Dsp, tile, position % TILE, q),
         }
     }
 }
 
-/// Puts a value into column `column` of its tile: each dimension is a row. `W` is the layout's [`Layout::quad_bytes`].
+/// Puts a value into column `column` of its tile: each dimension is a row.
 #[inline(always)]
-fn write_column<const W: usize>(layout: Layout, tile: &mut [u8], column: usize, q: &[i8]) {
-    // Of each block the quad of this column: one slot for each row.
-    let mut quads = tile.as_chunks_mut::<W>().0.iter_mut().skip(column / QUAD).step_by(TILE / QUAD);
-    for q in q.chunks(W / QUAD) {
-        let Some(quad) = quads.next() else { return };
-        for (slot, &q) in quad.as_chunks_mut::<QUAD>().0.iter_mut().zip(q) {
-            layout.replace(slot, column % QUAD, q);
+fn write_column(layout: Layout, tile: &mut [u8], column: usize, q: &[i8]) {
+    for (row, &q) in q.iter().enumerate() {
+        let at = layout.quad_offset(row, column, TILE);
+        if let Some(slot) = tile.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+            layout.replace(slot, column, q);
         }
     }
 }

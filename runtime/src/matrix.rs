@@ -1,8 +1,8 @@
 //! A quantized matrix where it lies: borrowed from a blob, never copied.
 
-use half::f16;
-
-use crate::packing::{Packing, QUAD, round_up};
+use crate::blob::ALIGN;
+use crate::math::f16_scale;
+use crate::packing::{Packing, QUAD};
 
 /// An int8 matrix `rows × cols` with its scales. The weight at (r, c) is `q[r][c] · scale[r][c / group] · factor`.
 ///
@@ -35,6 +35,22 @@ impl<'a> Matrix<'a> {
             && packing.weight_bytes(rows, cols) == Some(weights.len())
             && packing.scale_count(rows, cols) == Some(scales.len());
         fits.then_some(Self { rows, cols, packing, weights, scales, factor })
+    }
+
+    /// The matrix that lies at the start of `bytes` as in a blob: weights, and the scales at the next multiple of
+    /// [`ALIGN`](crate::blob::ALIGN). `None` if there are not that many bytes, or they are not aligned.
+    pub(crate) fn at_start_of(
+        bytes: &'a [u8],
+        rows: usize,
+        cols: usize,
+        packing: Packing,
+        factor: f32,
+    ) -> Option<Self> {
+        let weights = packing.weight_bytes(rows, cols)?;
+        let scales = packing.scale_count(rows, cols)?.checked_mul(size_of::<u16>())?;
+        let scales = bytes.get(weights.checked_next_multiple_of(ALIGN)?..)?.get(..scales)?;
+        let scales = bytemuck::try_cast_slice(scales).ok()?;
+        Some(Self { rows, cols, packing, weights: bytes.get(..weights)?, scales, factor })
     }
 
     /// Outputs.
@@ -81,18 +97,17 @@ impl<'a> Matrix<'a> {
         let layout = self.packing.layout;
         let group_cols = self.packing.group_cols(self.cols);
         let at = layout.quad_offset(row, 0, self.cols);
-        let block_bytes = layout.quad_bytes() * (round_up(self.cols, QUAD) / QUAD);
-        let Some(quads) = self.weights.get(at..) else { return };
-        let quads = quads.chunks(layout.quad_bytes()).take(block_bytes / layout.quad_bytes());
-        let mut values = quads.flat_map(|quad| match quad.first_chunk() {
-            Some(&bytes) => layout.decode(bytes),
-            None => [0; QUAD],
-        });
+        let Some(weights) = self.weights.get(at..) else { return };
+        let mut quads = weights.chunks(layout.quad_bytes());
+        // Every group but the last is whole quads.
         for (group, out) in out.get_mut(..self.cols).unwrap_or(&mut []).chunks_mut(group_cols).enumerate() {
             let bits = self.scales.get(self.packing.scale_index(row, group, self.cols)).copied().unwrap_or(0);
-            let scale = f16::from_bits(bits).to_f32();
-            for (y, q) in out.iter_mut().zip(&mut values) {
-                *y = (f32::from(q) * scale) * self.factor;
+            let scale = f16_scale(bits);
+            for (out, quad) in out.chunks_mut(QUAD).zip(&mut quads) {
+                let quad = quad.first_chunk().map_or([0; QUAD], |&bytes| layout.decode(bytes));
+                for (y, q) in out.iter_mut().zip(quad) {
+                    *y = (f32::from(q) * scale) * self.factor;
+                }
             }
         }
     }

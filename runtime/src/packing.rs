@@ -70,22 +70,21 @@ impl Layout {
         }
     }
 
-    /// Replaces weight `i` (0 to 3) of a stored quad.
+    /// Replaces the weight of column `col` in its stored quad.
     #[inline(always)]
-    pub const fn replace(self, bytes: &mut [u8; QUAD], i: usize, w: i8) {
-        let i = i % QUAD;
+    pub const fn replace(self, bytes: &mut [u8; QUAD], col: usize, w: i8) {
         match self {
-            Layout::Rows8 => bytes[i] = w as u8,
+            Layout::Rows8 => bytes[col % QUAD] = w as u8,
             Layout::Dsp => {
-                let at = i / 2 * 2;
-                let half = i16::from_le_bytes([bytes[at], bytes[at + 1]]);
-                let even = half as i8 as i16;
-                let half = if i == at {
-                    half.wrapping_sub(even).wrapping_add(w as i16)
+                let pair = &mut bytes.as_chunks_mut::<2>().0[col / 2 % 2];
+                let sum = i16::from_le_bytes(*pair);
+                let even = sum as i8 as i16;
+                let sum = if col.is_multiple_of(2) {
+                    sum.wrapping_sub(even).wrapping_add(w as i16)
                 } else {
-                    (w as i16 * 256).wrapping_add(even)
+                    even.wrapping_add(w as i16 * 256)
                 };
-                [bytes[at], bytes[at + 1]] = half.to_le_bytes();
+                *pair = sum.to_le_bytes();
             }
         }
     }

@@ -8,7 +8,7 @@ use core::ops::Range;
 use heapless::Vec;
 
 use super::header::HEADER_BYTES;
-use super::{ALIGN, BlobError, ENTRY_BYTES, Entry, MAX_EXPONENT, Model, crc, placement, tokenizer_offset};
+use super::{ALIGN, BlobError, ENTRY_BYTES, Entry, MAX_EXPONENT, Model, crc, exponent, placement, tokenizer_offset};
 use crate::arch::Kind;
 use crate::packing::round_up;
 use crate::workers::{self, MAX_WORKERS, Workers};
@@ -95,15 +95,15 @@ fn check_table(model: &Model<'_>) -> Result<(), BlobError> {
     check_padding(model, end, tokenizer)?;
     end = tokenizer + header.tokenizer_len;
     for (index, placed) in (0u32..).zip(placement(&header.arch, header.packing, header.tokenizer_len)) {
-        let exponent = model.exponent(index);
+        let entry = model.entry(index).ok_or(BlobError::Tensor { index, field: "role" })?;
+        let exponent = exponent(entry);
         let limit = if placed.spec.kind == Kind::Matrix { MAX_EXPONENT } else { 0 };
         if exponent.checked_abs().is_none_or(|e| e > limit) {
             return Err(BlobError::Tensor { index, field: "exponent" });
         }
         let expected = Entry { spec: placed.spec, exponent, offset: placed.offset }.to_bytes();
-        let entry = model.entry(index);
-        if entry != expected {
-            let differs = expected.iter().zip(&entry).position(|(a, b)| a != b).unwrap_or(0);
+        if *entry != expected {
+            let differs = expected.iter().zip(entry).position(|(a, b)| a != b).unwrap_or(0);
             let field = match differs {
                 0..2 => "role",
                 2 => "kind",

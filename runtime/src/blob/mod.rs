@@ -399,32 +399,22 @@ impl<'a> Model<'a> {
         if spec.kind != Kind::Matrix {
             return None;
         }
-        let packing = self.header.packing;
-        let (rows, cols) = (spec.rows as usize, spec.cols as usize);
-        let offset = self.offset(index);
-        let len = packing.weight_bytes(rows, cols)? as u64;
-        let weights = self.bytes(offset, len);
-        let scales = self.cast::<u16>(align(offset + len), packing.scale_count(rows, cols)? as u64 * 2);
-        Matrix::new(rows, cols, packing, weights, scales, power_of_two(self.exponent(index)))
+        let entry = self.entry(index)?;
+        let bytes = self.blob.get(usize::try_from(offset(entry)).ok()?..)?;
+        let factor = power_of_two(exponent(entry));
+        Matrix::at_start_of(bytes, spec.rows as usize, spec.cols as usize, self.header.packing, factor)
     }
 
     fn vector_at(&self, index: u32, spec: &TensorSpec) -> Option<&'a [f32]> {
-        (spec.kind == Kind::Vector).then(|| self.cast::<f32>(self.offset(index), u64::from(spec.cols) * 4))
+        if spec.kind != Kind::Vector {
+            return None;
+        }
+        let bytes = self.blob.get(usize::try_from(offset(self.entry(index)?)).ok()?..)?;
+        bytemuck::try_cast_slice(bytes.get(..(spec.cols as usize).checked_mul(size_of::<f32>())?)?).ok()
     }
 
-    fn entry(&self, index: u32) -> [u8; ENTRY_BYTES] {
-        let at = HEADER_BYTES as u64 + u64::from(index) * ENTRY_BYTES as u64;
-        self.bytes(at, ENTRY_BYTES as u64).first_chunk().copied().unwrap_or_default()
-    }
-
-    fn exponent(&self, index: u32) -> i32 {
-        let entry = self.entry(index);
-        i32::from_le_bytes([entry[16], entry[17], entry[18], entry[19]])
-    }
-
-    fn offset(&self, index: u32) -> u64 {
-        let entry = self.entry(index);
-        entry.last_chunk().copied().map_or(0, u64::from_le_bytes)
+    fn entry(&self, index: u32) -> Option<&'a [u8; ENTRY_BYTES]> {
+        self.blob.get(HEADER_BYTES..)?.as_chunks().0.get(index as usize)
     }
 
     /// Bytes of the file; none if the range is not within it.
@@ -436,6 +426,17 @@ impl<'a> Model<'a> {
     fn cast<T: bytemuck::AnyBitPattern>(&self, offset: u64, len: u64) -> &'a [T] {
         bytemuck::try_cast_slice(self.bytes(offset, len)).unwrap_or(&[])
     }
+}
+
+/// The exponent in a table entry.
+fn exponent(entry: &[u8; ENTRY_BYTES]) -> i32 {
+    i32::from_le_bytes([entry[16], entry[17], entry[18], entry[19]])
+}
+
+/// The offset in a table entry.
+fn offset(entry: &[u8; ENTRY_BYTES]) -> u64 {
+    let [.., a, b, c, d, e, f, g, h] = *entry;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// 2^e for e within ±126, exact.

@@ -4,7 +4,7 @@
 //! copy, compiled with its vector width. The order of float operations is fixed here and in [`crate::math`].
 
 use super::portable::{dot, dot4, scores, sums};
-use super::{Activations, Query, TileMut, Write};
+use super::{Activations, Queries, Query, TileMut, Write, narrow};
 use crate::arch::{Activation, Norm};
 use crate::cache::{HeadCache, TILE, Tile};
 use crate::math;
@@ -102,6 +102,8 @@ pub(super) fn key_blocks<'a>(keys: &'a [u8], query: &[i8]) -> (usize, [&'a [u8];
 pub(super) trait Kernel: Copy {
     /// Eight tokens at a time fit the registers; four otherwise.
     const EIGHT_TOKENS: bool = false;
+    /// Products and attention are those of [`narrow`].
+    const NARROW: bool = false;
 
     /// The contract's sum over groups for 8 rows and `T` tokens.
     fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T];
@@ -219,6 +221,9 @@ pub(super) fn linear<K: Kernel>(
     write: Write,
     mut out: TileMut<'_, f32>,
 ) {
+    if K::NARROW {
+        return narrow::linear(m, first_row, x, bias, write, out);
+    }
     let count = out.rows().min(x.values.len().checked_div(x.stride).unwrap_or(0));
     let last_row = m.rows().min(first_row.saturating_add(out.cols()));
     let mut out = Output { out: &mut out, first_row, last_row, factor: m.factor(), bias, write };
@@ -277,18 +282,44 @@ fn pair_of_blocks<K: Kernel, const T: usize>(
     }
 }
 
-/// Streaming attention of one query; the method is described in [`crate::layer::attention`].
+/// Streaming attention of all queries; the method is described in [`crate::layer::attention`].
 #[inline(always)]
-pub(super) fn attend<K: Kernel>(kernel: K, cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) {
-    attend_layout(kernel, cache, [query], [out]);
+pub(super) fn attend<K: Kernel>(
+    kernel: K,
+    cache: &HeadCache<'_>,
+    queries: Queries<'_, '_>,
+    out: &mut TileMut<'_, f32>,
+) {
+    let (head_dim, group) = (cache.shape.head_dim, queries.scales.cols().max(1));
+    let bytes = cache.shape.layout.vector_bytes(head_dim);
+    let scales = queries.scales.pieces(1).zip(queries.starts.pieces(1));
+    let list = queries.values.pieces(bytes).zip(scales).enumerate().map(|(i, (values, (scale, start)))| Query {
+        values,
+        start: start[0],
+        scale: scale[0],
+        visible: queries.position + i / group + 1,
+    });
+    let mut list = list.zip(out.pieces(head_dim));
+    while let Some((a, a_out)) = list.next() {
+        match list.next() {
+            // Each tile's arithmetic is one long chain; two of them overlap.
+            Some((b, b_out)) if !K::NARROW && a.visible.div_ceil(TILE) == b.visible.div_ceil(TILE) => {
+                attend_layout(kernel, cache, [&a, &b], [a_out, b_out]);
+            }
+            b => {
+                for (query, out) in [Some((a, a_out)), b].into_iter().flatten() {
+                    if K::NARROW {
+                        narrow::attend(cache, &query, out);
+                    } else {
+                        attend_layout(kernel, cache, [&query], [out]);
+                    }
+                }
+            }
+        }
+    }
 }
 
-/// The same for two queries that end in the same tile. Each tile's arithmetic is one long chain; two of them overlap.
-#[inline(always)]
-pub(super) fn attend_pair<K: Kernel>(kernel: K, cache: &HeadCache<'_>, queries: [&Query<'_>; 2], out: [&mut [f32]; 2]) {
-    attend_layout(kernel, cache, queries, out);
-}
-
+/// Attention of queries that end in the same tile.
 #[inline(always)]
 fn attend_layout<K: Kernel, const N: usize>(
     kernel: K,

@@ -14,6 +14,7 @@ mod cpu;
 mod drive;
 #[cfg(dsp)]
 mod dsp;
+mod narrow;
 #[cfg(neon)]
 mod neon;
 #[cfg(feature = "std")]
@@ -29,7 +30,6 @@ pub use tile::TileMut;
 
 use crate::arch::{Activation, Norm};
 pub use crate::cache::HeadCache;
-use crate::cache::TILE;
 use crate::matrix::Matrix;
 use crate::packing::Layout;
 
@@ -73,17 +73,30 @@ pub enum Write {
     Add,
 }
 
-/// One query against one head's cache.
+/// One of [`Queries`].
 #[derive(Clone, Copy, Debug)]
-pub struct Query<'a> {
+struct Query<'a> {
     /// The quantized query as the cache's layout takes it: `head_dim` values, the last quad filled up with zeros.
-    pub values: &'a [i8],
+    values: &'a [i8],
     /// −128 times the sum of the values; unused in [`Layout::Dsp`].
-    pub start: i32,
+    start: i32,
     /// Its scale, times the attention scale, times log₂e: scores are exponents of 2.
-    pub scale: f32,
+    scale: f32,
     /// It attends to positions `0..visible`.
-    pub visible: usize,
+    visible: usize,
+}
+
+/// The queries of one KV head: for consecutive tokens, those of the heads that share it.
+#[derive(Debug)]
+pub struct Queries<'t, 'b> {
+    /// A row for each token: its heads' quantized queries ([`Query::values`]) one behind the other.
+    pub values: &'t mut TileMut<'b, i8>,
+    /// [`Query::scale`] for each token and head.
+    pub scales: &'t mut TileMut<'b, f32>,
+    /// [`Query::start`] for each token and head.
+    pub starts: &'t mut TileMut<'b, i32>,
+    /// Position of the first token. Each token attends to all positions up to its own.
+    pub position: usize,
 }
 
 /// A set of inner loops that this processor can run.
@@ -93,6 +106,9 @@ pub struct Backend(Set);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Set {
     Portable,
+    /// What a small target has as the portable one, so that it is tested here.
+    #[cfg(test)]
+    Narrow(tests::Narrow),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
     #[cfg(target_arch = "x86_64")]
@@ -120,8 +136,7 @@ macro_rules! operations {
         crate::kernel::operations!(@ $kernel, $attribute,
             linear(m: &crate::matrix::Matrix<'_>, first_row: usize, x: &crate::kernel::Activations<'_>, bias: Option<&[f32]>,
                 write: crate::kernel::Write, out: crate::kernel::TileMut<'_, f32>) -> (),
-            attend(cache: &crate::cache::HeadCache<'_>, query: &crate::kernel::Query<'_>, out: &mut [f32]) -> (),
-            attend_pair(cache: &crate::cache::HeadCache<'_>, queries: [&crate::kernel::Query<'_>; 2], out: [&mut [f32]; 2]) -> (),
+            attend(cache: &crate::cache::HeadCache<'_>, queries: crate::kernel::Queries<'_, '_>, out: &mut crate::kernel::TileMut<'_, f32>) -> (),
             quantize(layout: crate::packing::Layout, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], starts: &mut [i32]) -> (),
             norm(kind: crate::arch::Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> (),
             activate(kind: crate::arch::Activation, gated: bool, hidden: usize, row: &mut [f32]) -> (),
@@ -155,6 +170,8 @@ macro_rules! dispatch {
     ($self:ident, $name:ident($($arg:expr),*)) => {
         match $self.0 {
             Set::Portable => portable::Portable.$name($($arg),*),
+            #[cfg(test)]
+            Set::Narrow(kernel) => kernel.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(kernel) => kernel.$name($($arg),*),
             #[cfg(target_arch = "x86_64")]
@@ -195,6 +212,8 @@ impl Backend {
         let fast = [neon::NeonDotprod::new().map(Set::NeonDotprod), neon::Neon::new().map(Set::Neon)];
         #[cfg(not(any(target_arch = "x86_64", neon, dsp)))]
         let fast: [Option<Set>; 0] = [];
+        #[cfg(test)]
+        let fast = fast.into_iter().chain([Some(Set::Narrow(tests::Narrow))]);
         fast.into_iter().flatten().chain([Set::Portable]).map(Backend)
     }
 
@@ -207,6 +226,8 @@ impl Backend {
     pub fn name(self) -> &'static str {
         match self.0 {
             Set::Portable => "portable",
+            #[cfg(test)]
+            Set::Narrow(_) => "narrow",
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
@@ -239,23 +260,12 @@ impl Backend {
         dispatch!(self, linear(m, first_row, x, bias, write, out));
     }
 
-    /// One head's attention for one query: `out = Σ_p softmax(q·k_p)_p · v_p`, exact and in one pass over the cache.
+    /// One KV head's attention: `out = Σ_p softmax(q·k_p)_p · v_p` for every query, exact and in one pass over the cache.
     ///
-    /// See [`crate::layer::attention`] for the method.
-    pub fn attend(self, cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) {
-        dispatch!(self, attend(cache, query, out));
-    }
-
-    /// [`Backend::attend`] for two queries of one KV head: the same results, sooner if they end in the same tile.
-    pub fn attend_pair(self, cache: &HeadCache<'_>, queries: [&Query<'_>; 2], out: [&mut [f32]; 2]) {
-        let [a, b] = queries;
-        if a.visible.div_ceil(TILE) == b.visible.div_ceil(TILE) {
-            dispatch!(self, attend_pair(cache, queries, out));
-        } else {
-            let [out_a, out_b] = out;
-            self.attend(cache, a, out_a);
-            self.attend(cache, b, out_b);
-        }
+    /// A row of `out` holds a token's outputs, `head_dim` values for each of its heads; it has as many rows as there are
+    /// tokens. See [`crate::layer::attention`] for the method.
+    pub fn attend(self, cache: &HeadCache<'_>, queries: Queries<'_, '_>, out: &mut TileMut<'_, f32>) {
+        dispatch!(self, attend(cache, queries, out));
     }
 
     /// Quantizes `x` in groups of `group` elements, the last one perhaps short: int8 values as `layout` multiplies them,

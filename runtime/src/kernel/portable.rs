@@ -13,6 +13,8 @@ pub(super) struct Portable;
 operations!(Portable);
 
 impl Kernel for Portable {
+    const NARROW: bool = cfg!(any(target_arch = "arm", target_arch = "riscv32"));
+
     #[inline(always)]
     fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T] {
         sums(block, x, QUAD, |words, x| dot(Layout::Rows8, words, x))

@@ -73,6 +73,18 @@ impl<'a, T> TileMut<'a, T> {
         )
     }
 
+    /// Strips of `width` columns, the last one perhaps narrower.
+    pub fn strips(self, width: usize) -> impl Iterator<Item = TileMut<'a, T>> {
+        (0..self.cols).step_by(width.max(1)).map(move |at| TileMut {
+            // at < cols ≤ stride, so the strip lies in the tile, unless that has no rows and is never read.
+            start: self.start.wrapping_add(at),
+            rows: self.rows,
+            cols: width.min(self.cols - at),
+            stride: self.stride,
+            buffer: PhantomData,
+        })
+    }
+
     /// The whole tile again, borrowed for a shorter time.
     pub fn reborrow(&mut self) -> TileMut<'_, T> {
         TileMut { start: self.start, rows: self.rows, cols: self.cols, stride: self.stride, buffer: PhantomData }
@@ -130,6 +142,18 @@ mod tests {
         }
         assert!(left.row(3).is_empty());
         assert_eq!(buffer, [1, 1, 2, 3, 3, 1, 1, 2, 3, 3, 1, 1, 2, 3, 3]);
+    }
+
+    #[test]
+    fn strips_cover_a_tile_once() {
+        let mut buffer = [0u8; 16];
+        for (i, mut strip) in TileMut::new(&mut buffer, 7, 8).strips(3).enumerate() {
+            for row in 0..2 {
+                strip.row(row).iter_mut().for_each(|x| *x += 1 + i as u8);
+            }
+        }
+        assert_eq!(buffer, [1, 1, 1, 2, 2, 2, 3, 0, 1, 1, 1, 2, 2, 2, 3, 0]);
+        assert_eq!(TileMut::new(&mut buffer, 7, 8).strips(0).count(), 7);
     }
 
     #[test]

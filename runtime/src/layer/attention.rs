@@ -24,7 +24,7 @@ use super::linear::Target;
 use crate::arch::Arch;
 use crate::blob::Layer;
 use crate::cache::HeadCacheMut;
-use crate::kernel::{Backend, Query, TileMut, Write};
+use crate::kernel::{Backend, Queries, TileMut, Write};
 use crate::packing::QUAD;
 use crate::workers::{Phase, Workers, for_each};
 
@@ -45,12 +45,12 @@ struct Head<'a> {
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     pub(super) fn attention(&mut self, index: u32, layer: &Layer<'_>) {
         let arch = *self.arch();
-        self.prepare(Phase::Norm, 0, self.count, arch.dim as usize, |backend, x, row| {
+        self.prepare(Phase::Norm, 0, self.count, arch.dim as usize, &|backend, x, row| {
             backend.norm(arch.norm, arch.norm_eps, x, layer.attention_norm, layer.attention_norm_bias, row);
         });
         self.linear(&layer.qkv, layer.qkv_bias, Write::Store, self.count, Target::Wide);
         self.attend(index, layer);
-        self.prepare(Phase::Quantize, 0, self.count, arch.q_width() as usize, |_, _, _| {});
+        self.prepare(Phase::Quantize, 0, self.count, arch.q_width() as usize, &|_, _, _| {});
         self.linear(&layer.attention_out, layer.attention_out_bias, Write::Add, self.count, Target::Residual);
     }
 
@@ -67,15 +67,13 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         let (keys, values) = rest.split_at(kv_width);
         let quantized_head = self.model.header().packing.layout.vector_bytes(head_dim);
         let heads = arch.heads as usize;
-        let mut queries = columns(queries, group * head_dim);
-        let mut keys = columns(keys, head_dim);
-        let mut values = columns(values, head_dim);
-        let mut quantized = columns(
-            TileMut::new(scratch.quantized, heads * quantized_head, heads * quantized_head),
-            group * quantized_head,
-        );
-        let mut scales = columns(TileMut::new(scratch.scales, heads, heads), group);
-        let mut starts = columns(TileMut::new(scratch.starts, heads, heads), group);
+        let mut queries = queries.strips(group * head_dim);
+        let mut keys = keys.strips(head_dim);
+        let mut values = values.strips(head_dim);
+        let mut quantized = TileMut::new(scratch.quantized, heads * quantized_head, heads * quantized_head)
+            .strips(group * quantized_head);
+        let mut scales = TileMut::new(scratch.scales, heads, heads).strips(group);
+        let mut starts = TileMut::new(scratch.starts, heads, heads).strips(group);
         let mut means = layer.key_mean.chunks_exact(head_dim);
         let rope = scratch.rope.chunks_exact(self.widths.rope.max(1));
 
@@ -98,19 +96,9 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 head.enter(workers, backend, &arch, t, position + t, angles.next().unwrap_or(&[]));
             }
             workers.enter(Phase::Attention);
-            head.attend(backend, &arch, position, count);
+            head.attend(backend, position);
         });
     }
-}
-
-/// Cuts a tile into strips of `width` columns.
-fn columns<T>(tile: TileMut<'_, T>, width: usize) -> impl Iterator<Item = TileMut<'_, T>> {
-    let mut rest = Some(tile);
-    core::iter::from_fn(move || {
-        let (strip, right) = rest.take()?.split_at(width);
-        rest = (right.cols() > 0).then_some(right);
-        Some(strip)
-    })
 }
 
 impl Head<'_> {
@@ -157,26 +145,9 @@ impl Head<'_> {
         }
     }
 
-    /// Every query of the first `count` tokens attends to all positions up to its own.
-    fn attend(&mut self, backend: Backend, arch: &Arch, position: usize, count: usize) {
-        let head_dim = arch.head_dim as usize;
-        let group = (arch.heads / arch.kv_heads) as usize;
-        let cache = self.cache.view();
-        let scales = self.scales.pieces(1).zip(self.starts.pieces(1));
-        let mut queries = self.quantized.pieces(cache.shape.layout.vector_bytes(head_dim)).zip(scales).enumerate().map(
-            |(i, (values, (scale, start)))| Query {
-                values,
-                start: start[0],
-                scale: scale[0],
-                visible: position + i / group + 1,
-            },
-        );
-        let mut outputs = self.queries.pieces(head_dim).take(count * group);
-        while let (Some(out), Some(query)) = (outputs.next(), queries.next()) {
-            match (outputs.next(), queries.next()) {
-                (Some(next_out), Some(next)) => backend.attend_pair(&cache, [&query, &next], [out, next_out]),
-                _ => backend.attend(&cache, &query, out),
-            }
-        }
+    /// Every query attends to all positions up to its own.
+    fn attend(&mut self, backend: Backend, position: usize) {
+        let (values, scales, starts) = (&mut self.quantized, &mut self.scales, &mut self.starts);
+        backend.attend(&self.cache.view(), Queries { values, scales, starts, position }, &mut self.queries);
     }
 }

@@ -46,7 +46,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             return;
         };
         let bias = self.model.vector(Role::FinalNormBias, 0);
-        self.prepare(Phase::Norm, first, count, arch.dim as usize, |backend, x, row| {
+        self.prepare(Phase::Norm, first, count, arch.dim as usize, &|backend, x, row| {
             backend.norm(arch.norm, arch.norm_eps, x, weight, bias, row);
         });
         self.linear(&head, None, Write::Store, count, super::linear::Target::Logits);

@@ -17,6 +17,8 @@ pub(super) enum Target {
 /// Row blocks are handed out in multiples of this many rows, so that kernels can pair blocks.
 const ROWS: usize = 16;
 
+/// Fills a token's wide row; see [`Chunk::prepare`].
+pub(super) type Make<'f> = &'f (dyn Fn(Backend, &[f32], &mut [f32]) + Sync);
 /// Residual rows of some tokens, their wide rows, and where they are quantized to.
 type Rows<'a> = (&'a [f32], (&'a mut [f32], &'a mut [i8]));
 /// Scales and starts of the same tokens' groups.
@@ -25,14 +27,7 @@ type Groups<'a> = (&'a mut [f32], &'a mut [i32]);
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     /// For the tokens `first..first + count`: calls `make(x, row)` to fill the token's wide row (`x` is its residual),
     /// which is phase `making`; then quantizes the first `cols` values of the row as the input of the next product.
-    pub(super) fn prepare(
-        &mut self,
-        making: Phase,
-        first: usize,
-        count: usize,
-        cols: usize,
-        make: impl Fn(Backend, &[f32], &mut [f32]) + Sync,
-    ) {
+    pub(super) fn prepare(&mut self, making: Phase, first: usize, count: usize, cols: usize, make: Make<'_>) {
         let (backend, workers) = (self.backend, self.workers);
         let packing = self.model.header().packing;
         let (group, groups, stride) =

@@ -9,11 +9,11 @@ use crate::workers::{Phase, Workers};
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     pub(super) fn mlp(&mut self, layer: &Layer<'_>) {
         let arch = *self.arch();
-        self.prepare(Phase::Norm, 0, self.count, arch.dim as usize, |backend, x, row| {
+        self.prepare(Phase::Norm, 0, self.count, arch.dim as usize, &|backend, x, row| {
             backend.norm(arch.norm, arch.norm_eps, x, layer.mlp_norm, layer.mlp_norm_bias, row);
         });
         self.linear(&layer.mlp_up, layer.mlp_up_bias, Write::Store, self.count, Target::Wide);
-        self.prepare(Phase::Activation, 0, self.count, arch.hidden as usize, |backend, _, row| {
+        self.prepare(Phase::Activation, 0, self.count, arch.hidden as usize, &|backend, _, row| {
             backend.activate(arch.activation, arch.gated, arch.hidden as usize, row);
         });
         self.linear(&layer.mlp_down, layer.mlp_down_bias, Write::Add, self.count, Target::Residual);

@@ -30,7 +30,7 @@ const TANH: [f32; 2] = [0.044_715, 1.595_769_2];
 ///
 /// # Safety
 /// Both are valid for `quads` ≥ 1 quads.
-#[inline(never)]
+#[inline(always)]
 unsafe fn run(tanh: bool, x: *mut f32, up: *const f32, quads: usize) {
     // SAFETY: by the caller's promise.
     unsafe {
@@ -56,8 +56,7 @@ unsafe fn run(tanh: bool, x: *mut f32, up: *const f32, quads: usize) {
             each!("vmul.f32", ["s0" "s1" "s2" "s3"], ["s12" "s13" "s14" "s15"], "s24"),
             "4:",
             at_most!(["s0" "s1" "s2" "s3"], "s25"),
-            exp2!(["s0" "s1" "s2" "s3"], ["s4" "s5" "s6" "s7"], ["s8" "s9" "s10" "s11"],
-                "vmov r2, r3, s8, s9" "vmov r4, r5, s10, s11"),
+            exp2_quad!(["s8" "s9" "s10" "s11"], "vmov r2, r3, s8, s9" "vmov r4, r5, s10, s11"),
             "vmov r8, r9, s4, s5",
             "add r8, r8, r2, lsl #23",
             "add r9, r9, r3, lsl #23",
@@ -77,7 +76,8 @@ unsafe fn run(tanh: bool, x: *mut f32, up: *const f32, quads: usize) {
             "bne 2b",
             inout("r0") x => _,
             inout("r1") up => _,
-            inout("r3") &CONSTANTS => _,
+            in("r3") &CONSTANTS.exp2,
+            inout("r11") &CONSTANTS.steps => _,
             inout("r4") SILU.to_bits() => _,
             inout("r5") 127f32.to_bits() => _,
             inout("r8") TANH[0].to_bits() => _,

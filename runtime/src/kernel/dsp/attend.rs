@@ -1,4 +1,4 @@
-//! Streaming attention of one query, as [`crate::layer::attention`] describes it, in one piece of assembly.
+//! Streaming attention of one query after the other, as [`crate::layer::attention`] describes it, in one piece of assembly.
 //!
 //! Of a tile only the quads with visible positions are computed. Hidden positions of the last one have a score of −∞ and
 //! no weight, whatever lies in the cache.
@@ -6,45 +6,58 @@
 use core::arch::asm;
 use core::mem::offset_of;
 
-use super::{CONSTANTS, INPUT, MAX_GROUP, WORD};
+use super::{CONSTANTS, Constants, INPUT, MAX_GROUP, WORD};
 use crate::cache::{HeadCache, TILE};
-use crate::kernel::Query;
+use crate::kernel::{Queries, TileMut};
 use crate::packing::{Layout, QUAD};
 
 /// Quads of a tile's positions.
 const QUADS: usize = TILE / QUAD;
 
 /// Attention into `out`; false, and nothing is done, if the assembly cannot take these sizes and places.
-pub(super) fn attend(cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) -> bool {
-    let (quads, positions) = (out.len() / QUAD, query.visible.next_multiple_of(TILE));
+pub(super) fn attend(cache: &HeadCache<'_>, queries: &mut Queries<'_, '_>, out: &mut TileMut<'_, f32>) -> bool {
+    let (head_dim, group, tokens) = (cache.shape.head_dim, queries.scales.cols(), out.rows());
+    let quads = head_dim / QUAD;
+    let positions = (queries.position + tokens).next_multiple_of(TILE);
+    let (values, stride) = queries.values.start(0);
     let fits = cache.shape.layout == Layout::Dsp
-        && cache.shape.head_dim == out.len()
-        && out.len() == quads * QUAD
+        && head_dim == quads * QUAD
         && (1..=MAX_GROUP).contains(&quads)
-        && query.visible > 0
-        && query.values.len() >= quads * INPUT
+        && out.cols() == group * head_dim
+        && queries.values.cols() == group * quads * INPUT
+        && queries.values.rows().min(queries.scales.rows()) >= tokens
         && positions <= cache.key_scales.len().min(cache.value_scales.len())
-        && positions * out.len() <= cache.keys.len().min(cache.values.len());
-    let aligned = (cache.keys.as_ptr() as usize | cache.values.as_ptr() as usize | query.values.as_ptr() as usize) % 4;
+        && positions * head_dim <= cache.keys.len().min(cache.values.len());
+    let aligned = (cache.keys.as_ptr() as usize | cache.values.as_ptr() as usize | values as usize | stride) % 4;
     if !fits || aligned != 0 {
         return false;
     }
-    let task = Task {
+    let mut task = Task {
         keys: cache.keys.as_ptr(),
         values: cache.values.as_ptr(),
         key_scales: cache.key_scales.as_ptr(),
         value_scales: cache.value_scales.as_ptr(),
-        visible: query.visible,
-        query: query.values.as_ptr(),
+        visible: queries.position,
+        query: values,
         more_quads: quads - 1,
-        scale: query.scale,
-        out: out.as_mut_ptr(),
+        scale: 0.0,
+        out: core::ptr::null_mut(),
         out_blocks: quads,
         constants: &CONSTANTS,
         largest: f32::NEG_INFINITY,
     };
-    // SAFETY: `fits` and `aligned` are what it asks for.
-    unsafe { run(&task) };
+    for t in 0..tokens {
+        task.visible += 1;
+        task.query = queries.values.start(t).0;
+        task.out = out.start(t).0;
+        for &mut scale in queries.scales.row(t) {
+            task.scale = scale;
+            // SAFETY: `fits` and `aligned` are what it asks for; the pointers go through the heads of one row.
+            unsafe { run(&task) };
+            task.query = task.query.wrapping_add(quads * INPUT);
+            task.out = task.out.wrapping_add(head_dim);
+        }
+    }
     true
 }
 
@@ -64,7 +77,7 @@ struct Task {
     out: *mut f32,
     /// Quads of the output.
     out_blocks: usize,
-    constants: *const [f32; 16],
+    constants: *const Constants,
     largest: f32,
 }
 
@@ -74,11 +87,10 @@ macro_rules! powers {
         concat!(
             "vldmia r0, {{s0, s1, s2, s3}}\n",
             each!("vsub.f32", ["s0" "s1" "s2" "s3"], "s14"),
-            exp2!(["s0" "s1" "s2" "s3"], ["s4" "s5" "s6" "s7"], ["s8" "s9" "s11" "s12"],
-                "vmov r2, r3, s8, s9" "vmov r4, r5, s11, s12"),
-            "vmov r8, r9, s4, s5\n vmov r10, r11, s6, s7\n",
-            "add r8, r8, r2, lsl #23\n add r9, r9, r3, lsl #23\n add r10, r10, r4, lsl #23\n add r11, r11, r5, lsl #23\n",
-            "vmov s4, s5, r8, r9\n vmov s6, s7, r10, r11\n",
+            exp2_quad!(["s8" "s9" "s11" "s12"], "vmov r2, r3, s8, s9" "vmov r4, r5, s11, s12"),
+            "vmov r8, r9, s4, s5\n vmov r10, r6, s6, s7\n",
+            "add r8, r8, r2, lsl #23\n add r9, r9, r3, lsl #23\n add r10, r10, r4, lsl #23\n add r6, r6, r5, lsl #23\n",
+            "vmov s4, s5, r8, r9\n vmov s6, s7, r10, r6\n",
             "vldmia r1!, {{s0, s1, s2, s3}}\n"
         )
     };
@@ -206,6 +218,7 @@ unsafe fn run(task: &Task) {
             "vmov s10, r3",
 
             // Weights, in the place of the scores; s13: the largest.
+            "add r11, r4, #{steps}",
             "add r0, sp, #{scores}",
             "ldr r1, [sp, #{value_scales}]",
             "ldr lr, [sp, #{count}]",
@@ -257,17 +270,18 @@ unsafe fn run(task: &Task) {
             "movw r2, #0",
             "movt r2, #0x42FE", // 127
             "vmov s1, r2",
-            "vdiv.f32 s0, s1, s13",
+            "vdiv.f32 s12, s1, s13",
             "vdiv.f32 s11, s13, s1",
-            "vmov r2, s0",
+            "vmov r2, s12",
             "cmp r2, #0x7F800000",
             "itt hs",
-            "vmovhs.f32 s0, s8",
+            "vmovhs.f32 s12, s8",
             "vmovhs.f32 s11, s8",
             "add r0, sp, #{scores}",
             "add r1, sp, #{weights}",
             "mov r12, lr",
             "vmov.f32 s8, s22",
+            "add r11, r11, #{round}",
             "29:",
             round_expanded!(),
             "subs r12, r12, #1",
@@ -336,6 +350,8 @@ unsafe fn run(task: &Task) {
             "pop {{r6, r7}}",
             room = const ROOM,
             all = const ROOM + size_of::<Task>(),
+            steps = const offset_of!(Constants, steps),
+            round = const offset_of!(Constants, round) - offset_of!(Constants, steps),
             count = const COUNT,
             entry = const ENTRY,
             in_last = const IN_LAST,

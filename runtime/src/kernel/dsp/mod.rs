@@ -100,13 +100,24 @@ macro_rules! dots {
     };
 }
 
-/// [`math::round`](crate::math::round) of four floats at r0, which advances, in the low bits of r2–r5: s0 the inverse, s8 the
-/// rounding constant; s4–s7 are used up.
+/// [`math::round`](crate::math::round) of four floats at r0, which advances, in the low bits of r2–r5: s12 is the inverse,
+/// s8 the rounding constant, and [`Constants::round`] lies at r11; s0–s7 are used up.
+#[cfg(mla)]
+macro_rules! round {
+    () => {
+        concat!(
+            "vldmia r0!, {{s4, s5, s6, s7}}\n vldmia r11, {{s0, s1, s2, s3}}\n",
+            each!("vmla.f32", ["s0" "s1" "s2" "s3"], ["s4" "s5" "s6" "s7"], "s12"),
+            "vmov r2, r3, s0, s1\n vmov r4, r5, s2, s3\n"
+        )
+    };
+}
+#[cfg(not(mla))]
 macro_rules! round {
     () => {
         concat!(
             "vldmia r0!, {{s4, s5, s6, s7}}\n",
-            each!("vmul.f32", ["s4" "s5" "s6" "s7"], "s0"),
+            each!("vmul.f32", ["s4" "s5" "s6" "s7"], "s12"),
             each!("vadd.f32", ["s4" "s5" "s6" "s7"], "s8"),
             "vmov r2, r3, s4, s5\n vmov r4, r5, s6, s7\n"
         )
@@ -179,15 +190,11 @@ macro_rules! at_most {
 }
 
 /// [`math::exp2`](crate::math::exp2) of `$x` into `$p`, all but the exponent, which the lines `$n` move to integers from `$t`;
-/// s16–s23 are [`CONSTANTS`].
+/// s16–s23 are [`Constants::exp2`].
 macro_rules! exp2 {
     ($x:tt, $p:tt, $t:tt, $($n:literal)*) => {
         concat!(
-            at_least!($x, "s23"),
-            each!("vadd.f32", $t, $x, "s22"),
-            $($n, "\n",)*
-            each!("vsub.f32", $t, "s22"),
-            each!("vsub.f32", $x, $t),
+            remainder!($x, $t, $($n)*),
             each!("vmul.f32", $p, $x, "s16"),
             each!("vadd.f32", $p, "s17"),
             each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s18"),
@@ -195,6 +202,45 @@ macro_rules! exp2 {
             each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s20"),
             each!("vmul.f32", $p, $x), each!("vadd.f32", $p, "s21")
         )
+    };
+}
+
+/// The first half of [`exp2!`]: `$x` becomes what is left of it beside the nearest integer.
+macro_rules! remainder {
+    ($x:tt, $t:tt, $($n:literal)*) => {
+        concat!(
+            at_least!($x, "s23"),
+            each!("vadd.f32", $t, $x, "s22"),
+            $($n, "\n",)*
+            each!("vsub.f32", $t, "s22"),
+            each!("vsub.f32", $x, $t)
+        )
+    };
+}
+
+/// [`exp2!`] of s0–s3 into s4–s7. [`Constants::steps`] lies at r11; s18–s21 are used up.
+#[cfg(mla)]
+macro_rules! exp2_quad {
+    ($t:tt, $($n:literal)*) => {
+        concat!(
+            remainder!(["s0" "s1" "s2" "s3"], $t, $($n)*),
+            "vldmia r11!, {{s4, s5, s6, s7}}\n",
+            each!("vmla.f32", ["s4" "s5" "s6" "s7"], ["s0" "s1" "s2" "s3"], "s16"),
+            "vldmia r11!, {{s18, s19, s20, s21}}\n",
+            each!("vmla.f32", ["s18" "s19" "s20" "s21"], ["s4" "s5" "s6" "s7"], ["s0" "s1" "s2" "s3"]),
+            "vldmia r11!, {{s4, s5, s6, s7}}\n",
+            each!("vmla.f32", ["s4" "s5" "s6" "s7"], ["s18" "s19" "s20" "s21"], ["s0" "s1" "s2" "s3"]),
+            "vldmia r11!, {{s18, s19, s20, s21}}\n",
+            each!("vmla.f32", ["s18" "s19" "s20" "s21"], ["s4" "s5" "s6" "s7"], ["s0" "s1" "s2" "s3"]),
+            "vldmia r11, {{s4, s5, s6, s7}}\n sub r11, r11, #64\n",
+            each!("vmla.f32", ["s4" "s5" "s6" "s7"], ["s18" "s19" "s20" "s21"], ["s0" "s1" "s2" "s3"])
+        )
+    };
+}
+#[cfg(not(mla))]
+macro_rules! exp2_quad {
+    ($t:tt, $($n:literal)*) => {
+        exp2!(["s0" "s1" "s2" "s3"], ["s4" "s5" "s6" "s7"], $t, $($n)*)
     };
 }
 
@@ -206,12 +252,12 @@ mod quantize;
 mod rotate;
 
 use super::portable::Portable;
-use super::{Activations, Query, TileMut, Write};
+use super::{Activations, Queries, TileMut, Write};
 use crate::arch::{Activation, Norm};
 use crate::cache::HeadCache;
 use crate::math;
 use crate::matrix::Matrix;
-use crate::packing::Layout;
+use crate::packing::{Layout, QUAD};
 
 /// The target has the instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,10 +269,29 @@ const INPUT: usize = Layout::Dsp.input_bytes();
 /// Quads of a sum at most, so that it fits 32 bits.
 const MAX_GROUP: usize = 128;
 
-/// What assembly with [`exp2!`] keeps in s16–s31: its polynomial, the rounding constant, the least exponent, and zeros.
-const CONSTANTS: [f32; 16] = {
+/// Numbers that assembly loads.
+///
+/// `VMLA` multiplies and adds in one instruction, to the register that it writes: coefficients are loaded there first, four
+/// at a time. A Cortex-M4 takes three cycles for it, against one each for `VMUL` and `VADD`, so only a Cortex-M7 computes
+/// polynomials that way; others have the coefficients in registers.
+#[repr(C)]
+struct Constants {
+    /// What [`exp2!`] has in s16–s31: its polynomial, the rounding constant, the least exponent, and zeros.
+    exp2: [f32; 16],
+    /// The polynomial again, but for the first coefficient, once for each lane.
+    steps: [[f32; QUAD]; 5],
+    /// The rounding constant for each lane.
+    round: [f32; QUAD],
+}
+
+static CONSTANTS: Constants = {
     let c = math::EXP2;
-    [c[0], c[1], c[2], c[3], c[4], c[5], math::ROUND, math::LEAST_EXPONENT, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    let (round, least) = (math::ROUND, math::LEAST_EXPONENT);
+    Constants {
+        exp2: [c[0], c[1], c[2], c[3], c[4], c[5], round, least, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        steps: [[c[1]; QUAD], [c[2]; QUAD], [c[3]; QUAD], [c[4]; QUAD], [c[5]; QUAD]],
+        round: [round; QUAD],
+    }
 };
 
 /// The operations of [`Backend`](super::Backend). The portable one does what assembly does not: other layouts, ragged ends,
@@ -253,14 +318,10 @@ impl Dsp {
         }
     }
 
-    pub(super) fn attend(self, cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) {
-        if !attend::attend(cache, query, out) {
-            Portable.attend(cache, query, out);
+    pub(super) fn attend(self, cache: &HeadCache<'_>, mut queries: Queries<'_, '_>, out: &mut TileMut<'_, f32>) {
+        if !attend::attend(cache, &mut queries, out) {
+            Portable.attend(cache, queries, out);
         }
-    }
-
-    pub(super) fn attend_pair(self, cache: &HeadCache<'_>, queries: [&Query<'_>; 2], out: [&mut [f32]; 2]) {
-        queries.into_iter().zip(out).for_each(|(query, out)| self.attend(cache, query, out));
     }
 
     pub(super) fn quantize(

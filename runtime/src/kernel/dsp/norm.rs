@@ -19,7 +19,7 @@ pub(super) fn rms(eps: f32, x: &[f32], weight: &[f32], out: &mut [f32]) -> bool 
 
 /// # Safety
 /// All three are valid for `chunks` ≥ 1 times eight elements.
-#[inline(never)]
+#[inline(always)]
 unsafe fn run(eps: f32, x: *const f32, weight: *const f32, out: *mut f32, chunks: usize) {
     let n = (chunks * LANES) as f32;
     // SAFETY: by the caller's promise.

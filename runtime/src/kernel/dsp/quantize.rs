@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use super::CONSTANTS;
 use crate::math;
 use crate::packing::{Layout, QUAD};
 
@@ -28,7 +29,7 @@ pub(super) fn quantize(layout: Layout, x: &[f32], group: usize, q: &mut [i8], sc
 ///
 /// # Safety
 /// `quads` and `group` are positive. Pointers are aligned to words and valid for all quads and a scale for each group.
-#[inline(never)]
+#[inline(always)]
 unsafe fn run(layout: Layout, x: *const f32, quads: usize, group: usize, q: *mut i8, scales: *mut f32) {
     macro_rules! quantize {
         ($round:expr, $zero:literal) => {
@@ -42,7 +43,6 @@ unsafe fn run(layout: Layout, x: *const f32, quads: usize, group: usize, q: *mut
                 "it lo",
                 "movlo r12, r8",
                 "subs r8, r8, r12",
-                "mov r11, r0",
                 "mov lr, r12",
                 "vmov.f32 s9, s11",
                 "3:", // s9: the largest magnitude.
@@ -51,26 +51,26 @@ unsafe fn run(layout: Layout, x: *const f32, quads: usize, group: usize, q: *mut
                 larger!("s9", ["s4" "s5" "s6" "s7"]),
                 "subs lr, lr, #1",
                 "bne 3b",
-                "vdiv.f32 s0, s10, s9",
-                "vmov r2, s0",
+                "vdiv.f32 s12, s10, s9",
+                "vmov r2, s12",
                 "cmp r2, #0x7F800000",
                 "bhs 5f",
-                "vdiv.f32 s1, s9, s10",
-                "mov r0, r11",
+                "vdiv.f32 s13, s9, s10",
+                "sub r0, r0, r12, lsl #4",
                 "4:",
                 $round,
                 "subs r12, r12, #1",
                 "bne 4b",
                 "b 6f",
                 "5:", // The group counts as zero.
-                "vmov.f32 s1, s11",
+                "vmov.f32 s13, s11",
                 "mov r2, #0",
                 "7:",
                 $zero,
                 "subs r12, r12, #1",
                 "bne 7b",
                 "6:",
-                "vstmia r10!, {{s1}}",
+                "vstmia r10!, {{s13}}",
                 "cmp r8, #0",
                 "bne 2b",
                 inout("r0") x => _,
@@ -80,9 +80,10 @@ unsafe fn run(layout: Layout, x: *const f32, quads: usize, group: usize, q: *mut
                 inout("r8") quads => _,
                 inout("r9") group => _,
                 inout("r10") scales => _,
-                out("r4") _, out("r5") _, out("r11") _, out("r12") _, out("lr") _,
-                out("s0") _, out("s1") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _, out("s8") _, out("s9") _,
-                out("s10") _, out("s11") _,
+                in("r11") &CONSTANTS.round,
+                out("r4") _, out("r5") _, out("r12") _, out("lr") _,
+                out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+                out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _,
                 options(nostack),
             )
         };

@@ -1,4 +1,4 @@
-//! One query against one head's cache, from cached floats to the output.
+//! Queries against one head's cache, from cached floats to the output.
 
 use std::vec::Vec;
 
@@ -7,16 +7,21 @@ use proptest::prelude::*;
 
 use super::{Floats, LAYOUTS, bits, floats, lanes, quantized};
 use crate::cache::{HeadCacheMut, HeadShape, TILE};
-use crate::kernel::{Backend, Query};
+use crate::kernel::{Backend, Queries, TileMut};
 use crate::math::exp2;
 use crate::packing::{Layout, QUAD, round_up};
 
 #[derive(Clone, Debug)]
 struct Problem {
     head_dim: usize,
+    /// What the last token sees.
     visible: usize,
     /// Positions in the cache beyond the visible ones.
     hidden: usize,
+    /// Tokens, at most as many as positions.
+    tokens: usize,
+    /// Heads that share the cache.
+    group: usize,
     keys: Floats,
     values: Floats,
     query: Floats,
@@ -26,12 +31,14 @@ struct Problem {
 
 fn problems() -> impl Strategy<Value = Problem> {
     let scale = prop_oneof![3 => 0.001f32..2.0, 1 => Just(0.0f32), 1 => Just(1e30)];
-    let shape = (1usize..=130, 1usize..=200, 0usize..70);
+    let shape = (1usize..=130, 1usize..=200, 0usize..70, 1usize..=5, 1usize..=3);
     (shape, floats(), floats(), floats(), scale, any::<u64>()).prop_map(
-        |((head_dim, visible, hidden), keys, values, query, query_scale, seed)| Problem {
+        |((head_dim, visible, hidden, tokens, group), keys, values, query, query_scale, seed)| Problem {
             head_dim,
             visible,
             hidden,
+            tokens: tokens.min(visible),
+            group,
             keys,
             values,
             query,
@@ -41,29 +48,36 @@ fn problems() -> impl Strategy<Value = Problem> {
     )
 }
 
-/// `head_dim` floats for each visible position, and the query.
+/// `head_dim` floats for each visible position, and for each token and head.
 struct Data {
     keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
-    query: Vec<f32>,
+    queries: Vec<Vec<f32>>,
 }
 
 impl Problem {
     fn data(&self) -> Data {
         let rng = &mut Rng::with_seed(self.seed);
-        let mut many = |kind: Floats| (0..self.visible).map(|_| kind.take(self.head_dim, rng)).collect();
-        let (keys, values) = (many(self.keys), many(self.values));
-        Data { keys, values, query: self.query.take(self.head_dim, rng) }
+        let mut many = |kind: Floats, n| (0..n).map(|_| kind.take(self.head_dim, rng)).collect();
+        let (keys, values) = (many(self.keys, self.visible), many(self.values, self.visible));
+        Data { keys, values, queries: many(self.query, self.tokens * self.group) }
+    }
+
+    /// The outputs of all tokens and heads.
+    fn expected(&self, data: &Data) -> Vec<f32> {
+        let first = self.visible - self.tokens + 1;
+        let queries = data.queries.iter().enumerate();
+        queries.flat_map(|(i, query)| self.attention(data, query, first + i / self.group)).collect()
     }
 
     /// Streaming attention as its documentation states it, position by position.
-    fn expected(&self, data: &Data) -> Vec<f32> {
+    fn attention(&self, data: &Data, query: &[f32], visible: usize) -> Vec<f32> {
         let dot = |a: &[i8], b: &[i8]| a.iter().zip(b).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum::<i64>();
-        let (q_scale, query) = quantized(&data.query);
+        let (q_scale, query) = quantized(query);
         let q_scale = q_scale * self.query_scale;
         let (mut m, mut l, mut o) = (f32::NEG_INFINITY, 0f32, std::vec![0f32; self.head_dim]);
-        for tile in 0..self.visible.div_ceil(TILE) {
-            let positions = tile * TILE..self.visible.min((tile + 1) * TILE);
+        for tile in 0..visible.div_ceil(TILE) {
+            let positions = tile * TILE..visible.min((tile + 1) * TILE);
             let keys = data.keys[positions.clone()].iter().map(|k| quantized(k));
             let s: Vec<f32> = keys.map(|(scale, k)| dot(&query, &k) as f32 * (scale * q_scale)).collect();
             let new_m = s.iter().fold(m, |m, &s| m.max(s));
@@ -104,21 +118,32 @@ impl Problem {
             cache.write(backend, position, value, key, &mut room);
             cache.write(backend, position, key, value, &mut room);
         }
-        let (mut scale, mut start) = ([0f32], [0i32]);
-        let mut vector = std::vec![0x55i8; layout.vector_bytes(self.head_dim)];
-        backend.quantize(layout, &data.query, self.head_dim, &mut vector, &mut scale, &mut start);
-        let query =
-            Query { values: &vector, start: start[0], scale: scale[0] * self.query_scale, visible: self.visible };
-        let mut out = std::vec![f32::NAN; self.head_dim];
-        backend.attend(&cache.view(), &query, &mut out);
-        // The same beside another query, that sees less.
-        let other = Query { scale: 0.5 * query.scale, visible: 1 + rng.usize(..self.visible), ..query };
-        let alone = &mut std::vec![f32::NAN; self.head_dim];
-        backend.attend(&cache.view(), &other, alone);
-        let (first, second) = &mut (std::vec![f32::NAN; self.head_dim], std::vec![f32::NAN; self.head_dim]);
-        backend.attend_pair(&cache.view(), [&query, &other], [first, second]);
-        assert_eq!([bits(first), bits(second)], [bits(&out), bits(alone)], "{} {layout:?}", backend.name());
-        out
+        // Rows with something behind them, as in a session's buffers.
+        let (tokens, group, bytes) = (self.tokens, self.group, layout.vector_bytes(self.head_dim));
+        let (width, stride) = (group * bytes, group * bytes + 8);
+        let mut q = std::vec![0x55i8; tokens * stride];
+        let (mut scales, mut starts) =
+            (std::vec![f32::NAN; tokens * (group + 1)], std::vec![7i32; tokens * (group + 1)]);
+        let out_stride = group * self.head_dim + 3;
+        let mut out = std::vec![7f32; tokens * out_stride];
+        let values = &mut TileMut::new(&mut q, width, stride);
+        let (scales, starts) =
+            (&mut TileMut::new(&mut scales, group, group + 1), &mut TileMut::new(&mut starts, group, group + 1));
+        for (i, query) in data.queries.iter().enumerate() {
+            let (t, head) = (i / group, i % group);
+            let (values, scale) = (&mut values.row(t)[head * bytes..][..bytes], &mut scales.row(t)[head..=head]);
+            backend.quantize(layout, query, self.head_dim, values, scale, &mut starts.row(t)[head..=head]);
+            scale[0] *= self.query_scale;
+        }
+        let position = self.visible - tokens;
+        let tile = &mut TileMut::new(&mut out, group * self.head_dim, out_stride);
+        backend.attend(&cache.view(), Queries { values, scales, starts, position }, tile);
+        let rows = out.chunks(out_stride).map(|row| row.split_at(group * self.head_dim));
+        rows.flat_map(|(row, rest)| {
+            assert_eq!(rest, [7.0; 3], "written beyond a row");
+            row.to_vec()
+        })
+        .collect()
     }
 }
 
@@ -144,6 +169,8 @@ fn attention_is_close_to_softmax() {
             head_dim,
             visible,
             hidden: 0,
+            tokens: 1,
+            group: 1,
             keys: Floats::Usual,
             values: Floats::Usual,
             query: Floats::Usual,
@@ -152,7 +179,7 @@ fn attention_is_close_to_softmax() {
         };
         let data = p.data();
         let f64s = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
-        let query = f64s(&data.query);
+        let query = f64s(&data.queries[0]);
         let score =
             |k: &Vec<f32>| query.iter().zip(f64s(k)).map(|(q, k)| q * k).sum::<f64>() * f64::from(p.query_scale);
         let p_j: Vec<f64> = data.keys.iter().map(|k| score(k).exp2()).collect();

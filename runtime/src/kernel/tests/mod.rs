@@ -13,10 +13,35 @@ use fastrand::Rng;
 use proptest::prelude::*;
 
 use super::Backend;
+use super::drive::{Block, Kernel, Step, Token};
+use super::portable::Portable;
+use crate::cache::TILE;
 use crate::math::LANES;
 use crate::packing::Layout;
 
 pub(crate) const LAYOUTS: [Layout; 2] = [Layout::Rows8, Layout::Dsp];
+
+/// The portable backend of a small target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Narrow;
+
+super::operations!(Narrow);
+
+impl Kernel for Narrow {
+    const NARROW: bool = true;
+
+    fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T] {
+        Portable.rows8(block, x)
+    }
+
+    fn scores(self, keys: &[u8], query: &[i8], start: i32, dots: &mut [i32; TILE]) {
+        Portable.scores(keys, query, start, dots);
+    }
+
+    fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
+        Portable.mix8(values, weights, step, out);
+    }
+}
 
 /// Bits, with all NaNs alike as in [`Digest`](crate::Digest).
 pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
