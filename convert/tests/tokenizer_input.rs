@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use thumbformer::tokenizer::{
     EncodeError, EncodeOptions, HEADER_LEN, Header, Table, Tokenizer, TokenizerError, workspace_len,
@@ -76,8 +78,13 @@ fn corrupt(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-const SAMPLES: [&str; 4] =
-    ["Turn on  the <|request|>lamp's 1234 \n", "<s> ▁▁ \u{2581}x", "🙂日本 é\r\n\t", "aaaaaaaaaaaaaaaaa"];
+const SAMPLES: [&str; 5] = [
+    "Turn on  the <|request|>lamp's 1234 \n",
+    "<s> ▁▁ \u{2581}x",
+    "🙂日本 é\r\n\t",
+    "aaaaaaaaaaaaaaaaa",
+    "[MASK] e\u{323}\u{301} 각ᄀ <0x41> ©\u{200D}© don't",
+];
 
 /// Whatever a section says, using it neither panics nor runs away.
 fn exercise(tokenizer: &Tokenizer<'_>) {
@@ -89,6 +96,9 @@ fn exercise(tokenizer: &Tokenizer<'_>) {
         }
         if let Ok(ids) = convert::encode_prompt(tokenizer, text) {
             assert!(ids.iter().all(|&id| id < vocab));
+        }
+        if let Ok((ids, segments)) = convert::encode_pair(tokenizer, [text, "x"], EncodeOptions::default()) {
+            assert!(ids.len() == segments.len() && ids.iter().all(|&id| id < vocab));
         }
     }
     let ids: Vec<u32> = (0..vocab.min(300)).chain([vocab, u32::MAX]).collect();
@@ -172,8 +182,10 @@ fn corrupted_tokenizer_json() {
         file.to_string().into_bytes()
     });
 
-    let whole = std::fs::read(home_commands()).unwrap();
-    corrupt_file("tokenizer.json", &whole, 1_000, |random| corrupt(&whole, random));
+    for file in [home_commands(), fixture("bert_uncased/tokenizer.json"), fixture("unigram_fallback/tokenizer.json")] {
+        let whole = std::fs::read(file).unwrap();
+        corrupt_file("tokenizer.json", &whole, 1_000, |random| corrupt(&whole, random));
+    }
 }
 
 fn collect_paths(value: &Value, at: String, paths: &mut Vec<String>) {
@@ -210,9 +222,14 @@ fn truncated_files() {
 
 #[test]
 fn corrupted_models_and_pickles() {
-    for (path, count) in
-        [("collapsed/tokenizer.model", 8_000), ("llama2/tokenizer.model", 4_000), ("characters/meta.pkl", 8_000)]
-    {
+    for (path, count) in [
+        ("collapsed/tokenizer.model", 8_000),
+        ("llama2/tokenizer.model", 4_000),
+        ("characters/meta.pkl", 8_000),
+        ("unigram_inner/tokenizer.model", 8_000),
+        ("bpe_rules/tokenizer.model", 4_000),
+        ("bert_cased_txt/vocab.txt", 4_000),
+    ] {
         let content = std::fs::read(fixture(path)).unwrap();
         corrupt_file(path, &content, count, |random| corrupt(&content, random));
     }
@@ -224,8 +241,13 @@ fn corrupted_models_and_pickles() {
 fn what_cannot_be_carried_is_refused_by_name() {
     let byte_level = read_json(&fixture("gpt2/tokenizer.json"));
     let spaces = read_json(&fixture("llama2/tokenizer.json"));
-    let cases: [(&Value, &str, Value, &str); 24] = [
-        (&byte_level, "/model/type", json!("WordPiece"), "field `model.type`: found \"WordPiece\", expected BPE"),
+    let words = read_json(&fixture("bert_uncased/tokenizer.json"));
+    let unigram = read_json(&fixture("t5/tokenizer.json"));
+    let mut normalized = words["added_tokens"][4].clone();
+    normalized["normalized"] = json!(true);
+    let cases: [(&Value, &str, Value, &str); 43] = [
+        (&byte_level, "/model/type", json!("WordLevel"), "field `model.type`: found \"WordLevel\", expected BPE"),
+        (&byte_level, "/model/type", json!("WordPiece"), "expected WordPiece, for a WordPiece model"),
         (&byte_level, "/model/dropout", json!(0.1), "field `model.dropout`: found 0.1, expected none"),
         (&byte_level, "/model/end_of_word_suffix", json!("</w>"), "field `model.end_of_word_suffix`"),
         (&byte_level, "/model/unk_token", json!("<what>"), "field `model.unk_token`: found \"<what>\""),
@@ -234,12 +256,36 @@ fn what_cannot_be_carried_is_refused_by_name() {
         (&byte_level, "/model/vocab/the", json!(3_000_000), "expected ids near the number of tokens"),
         (&byte_level, "/model/merges/3", json!("one"), "field `model.merges[3]`: found \"one\", expected two tokens"),
         (&byte_level, "/model/merges/3", json!(["q", "\u{3a9}"]), "expected tokens of the vocabulary"),
-        (&byte_level, "/normalizer", json!({ "type": "Lowercase" }), "field `normalizer.type`: found \"Lowercase\""),
+        (&byte_level, "/normalizer", json!({ "type": "Nmt" }), "field `normalizer.type`: found \"Nmt\""),
+        (
+            &byte_level,
+            "/normalizer",
+            json!({ "type": "NFC", "x": 1 }),
+            "field `normalizer.x`: found 1, expected no such field",
+        ),
+        (
+            &byte_level,
+            "/normalizer",
+            json!({ "type": "Replace", "pattern": { "Regex": "a+" }, "content": "" }),
+            "field `normalizer.pattern.Regex`",
+        ),
+        (
+            &byte_level,
+            "/normalizer",
+            json!({ "type": "Precompiled", "precompiled_charsmap": "?" }),
+            "expected a table in base64",
+        ),
+        (
+            &byte_level,
+            "/normalizer",
+            json!({ "type": "Prepend", "prepend": "a" }),
+            "expected \"aharbour!\", which it is looked for as",
+        ),
         (&byte_level, "/pre_tokenizer", json!({ "type": "Whitespace" }), "field `pre_tokenizer.type`"),
         (&byte_level, "/pre_tokenizer/what", json!(1), "field `pre_tokenizer.what`: found 1, expected no such field"),
         (&byte_level, "/decoder", Value::Null, "field `decoder`: found nothing"),
-        (&byte_level, "/decoder/type", json!("WordPiece"), "field `decoder`"),
-        (&byte_level, "/added_tokens/1/single_word", json!(true), "field `added_tokens[1].single_word`"),
+        (&byte_level, "/decoder/type", json!("WordPiece"), "field `decoder.add_prefix_space`"),
+        (&byte_level, "/added_tokens/1/single_word", json!(3), "field `added_tokens[1].single_word`"),
         (&byte_level, "/added_tokens/1/id", json!(3), "field `added_tokens[1].id`: found id 3"),
         (&byte_level, "/added_tokens/1/content", json!("é"), "field `added_tokens[1].content`"),
         (&byte_level, "/post_processor", json!({ "type": "Other" }), "field `post_processor.type`"),
@@ -249,6 +295,30 @@ fn what_cannot_be_carried_is_refused_by_name() {
         (&spaces, "/normalizer/normalizers/0/prepend", json!("_"), "field `normalizer.normalizers[0].prepend`"),
         (&spaces, "/decoder/decoders/3/start", json!(2), "field `decoder.decoders[3].start`: found 2, expected 0 or 1"),
         (&spaces, "/post_processor/single/0/SpecialToken/id", json!("<no>"), "expected one of special_tokens"),
+        (&spaces, "/post_processor/single/0/SpecialToken/type_id", json!(1), "expected 0 for a single text"),
+        (&spaces, "/post_processor/pair/3/Sequence/id", json!("A"), "expected the sequences A and B, each once"),
+        (&words, "/model/unk_token", json!("[WHAT]"), "field `model.unk_token`: found \"[WHAT]\""),
+        (&words, "/model/merges", json!([]), "field `model.merges`: found [], expected no such field"),
+        (&words, "/decoder/prefix", json!("@@"), "field `decoder.prefix`: found \"@@\", expected \"##\""),
+        (&words, "/pre_tokenizer", Value::Null, "field `pre_tokenizer`: found nothing, expected BertPreTokenizer"),
+        (&words, "/pre_tokenizer/type", json!("Whitespace"), "field `pre_tokenizer.type`: found \"Whitespace\""),
+        (&words, "/added_tokens/4", normalized, "expected \"[mask]\", which it is looked for as"),
+        (&unigram, "/model/unk_id", Value::Null, "field `model.unk_id`: found nothing"),
+        (
+            &unigram,
+            "/model/vocab/5",
+            json!(["a"]),
+            "field `model.vocab[5]`: found [\"a\"], expected a token and its score",
+        ),
+        (&unigram, "/model/vocab/5/0", json!("</s>"), "expected a token of its own"),
+        (
+            &unigram,
+            "/pre_tokenizer/pretokenizers/1/prepend_scheme",
+            json!("first"),
+            "expected always, after WhitespaceSplit",
+        ),
+        (&unigram, "/pre_tokenizer/pretokenizers/0", json!({ "type": "Whitespace" }), "expected one Metaspace"),
+        (&unigram, "/normalizer/precompiled_charsmap", json!("AAAA"), "entry 0 of table `normalizer`"),
     ];
     for (base, path, value, wanted) in cases {
         let mut file = base.clone();
@@ -265,20 +335,24 @@ fn what_cannot_be_carried_is_refused_by_name() {
 #[test]
 fn what_is_left_out_is_noted() {
     let mut file = read_json(&fixture("gpt2/tokenizer.json"));
-    file["normalizer"] = json!({ "type": "NFC" });
     file["truncation"] = json!({ "max_length": 128 });
     let packed = load_files(&[("tokenizer.json", file.to_string().as_bytes())]).unwrap();
     let notes = packed.notes.join("\n");
-    assert!(notes.contains("NFC") && notes.contains("truncation"), "{notes}");
+    assert!(notes.contains("truncation"), "{notes}");
 }
 
 #[test]
 fn models_of_other_kinds_are_refused() {
     let model = std::fs::read(fixture("collapsed/tokenizer.model")).unwrap();
     let refused = |extra: &[u8]| load_files(&[("tokenizer.model", &[&model, extra].concat())]).unwrap_err();
-    // Later fields of a protocol buffer win: trainer_spec.model_type = 1, then a normalization table of one byte.
-    assert!(refused(&[0x12, 2, 0x18, 1]).contains("field `trainer_spec.model_type`: found unigram, expected bpe"));
-    assert!(refused(&[0x1A, 3, 0x12, 1, 0]).contains("expected identity"));
+    // Later fields of a protocol buffer win: trainer_spec.model_type = 3, then a normalization table of one byte, the same
+    // for the denormalizer, and one with two spaces.
+    assert!(
+        refused(&[0x12, 2, 0x18, 3]).contains("field `trainer_spec.model_type`: found word, expected unigram or bpe")
+    );
+    assert!(refused(&[0x1A, 3, 0x12, 1, 0]).contains("entry 0 of table `normalizer`"));
+    assert!(refused(&[0x2A, 3, 0x12, 1, 0]).contains("field `denormalizer_spec.precompiled_charsmap`"));
+    assert!(refused(&[0x1A, 4, 0x12, 2, b' ', b' ']).contains("expected single spaces"));
     assert!(refused(&[0x0A, 4, 0x0A, 2, 0xFF, 0xFE]).contains("is not UTF-8"));
     assert!(refused(&[0x0A, 0x7F]).contains("expected 127"));
     assert!(load_files(&[("tokenizer.model", b"")]).unwrap_err().contains("it has no pieces"));
@@ -287,7 +361,10 @@ fn models_of_other_kinds_are_refused() {
 #[test]
 fn a_folder_without_a_tokenizer() {
     let error = load_files(&[("config.json", b"{}")]).unwrap_err();
-    assert!(error.contains("tokenizer.json, tokenizer.model, vocab.json, meta.pkl"), "{error}");
+    assert!(
+        error.contains("tokenizer.json, tokenizer.model, spiece.model, vocab.json, vocab.txt, meta.pkl"),
+        "{error}"
+    );
     // vocab.json alone is none either.
     assert!(load_files(&[("vocab.json", b"{}")]).is_err());
 }
@@ -306,10 +383,47 @@ fn more_tokens_than_the_model_has() {
 
 // ------------------------------------------------------------------------------------------------- bad sections
 
+/// The T5-like tokenizer with a charsmap that maps `a` to `ab` and `b\u{301}` to `c`, and a token that stands alone.
+fn small_t5() -> Packed {
+    let mut file = read_json(&fixture("t5/tokenizer.json"));
+    let unit = |offset: u32, leaf: u32, label: u8| offset << 10 | leaf << 8 | u32::from(label);
+    // A double array by hand: the child of the node at `offset` for byte b stands at offset ^ b, a value at the offset.
+    let mut units = vec![0u32; 2048];
+    units[0] = unit(0x100, 0, 0);
+    units[0x161] = unit(0x161 ^ 0x200, 1, b'a');
+    units[0x200] = 1 << 31;
+    units[0x162] = unit(0x162 ^ 0x300, 0, b'b');
+    units[0x3CC] = unit(0x3CC ^ 0x400, 0, 0xCC);
+    units[0x481] = unit(0x481 ^ 0x500, 1, 0x81);
+    units[0x500] = 1 << 31 | 3;
+    let trie: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+    let charsmap = [&(trie.len() as u32).to_le_bytes()[..], &trie, b"ab\0c\0"].concat();
+    file["normalizer"]["precompiled_charsmap"] = BASE64_STANDARD.encode(charsmap).into();
+    file["added_tokens"][3]["single_word"] = json!(true);
+    let packed = load_files(&[("tokenizer.json", file.to_string().as_bytes())]).unwrap();
+    let mut workspace = [0; 64];
+    let normalize =
+        |text: &str, workspace: &mut [u32]| packed.tokenizer().unwrap().normalize(text, workspace).unwrap().to_owned();
+    assert_eq!(normalize("xab", &mut workspace), " xabb");
+    assert_eq!(normalize("a\u{301}b\u{301}c b", &mut workspace), " abcc b");
+    packed
+}
+
 fn sections() -> Vec<Packed> {
-    let files = ["gpt2", "llama3", "llama2/tokenizer.json", "collapsed", "characters"];
+    let files = [
+        "gpt2",
+        "llama3",
+        "llama2/tokenizer.json",
+        "collapsed",
+        "characters",
+        "bert_uncased",
+        "unigram_inner",
+        "bpe_rules",
+        "unigram_fallback",
+    ];
     let mut all: Vec<Packed> = files.iter().map(|file| load(&fixture(file))).collect();
     all.push(load(&home_commands()));
+    all.push(small_t5());
     all
 }
 
@@ -380,11 +494,12 @@ fn each_rule_of_a_section() {
     };
     let header = |at: usize, value: u8| move |section: &mut Vec<u8>| section[at] = value;
     let field = |field, found| TokenizerError::Field { field, found };
-    assert_eq!(refuse(&header(3, b'2')), TokenizerError::Magic { found: *b"TOK2" });
-    for (at, name) in (4..).zip(["kind", "split", "digits", "prefix", "missing", "invalid", "strip", "flags"]) {
+    assert_eq!(refuse(&header(3, b'1')), TokenizerError::Magic { found: *b"TOK1" });
+    for (at, name) in (4..).zip(["kind", "split", "digits", "prefix", "missing", "invalid", "strip", "reserved"]) {
         assert_eq!(refuse(&header(at, 99)), field(name, 99));
     }
-    assert_eq!(refuse(&header(63, 1)), field("reserved", 1 << 24));
+    assert_eq!(refuse(&header(61, 1)), field("flags", 256));
+    assert_eq!(refuse(&header(95, 1)), field("reserved", 1 << 24));
     assert_eq!(refuse(&|section| section[12..16].fill(0)), field("vocab", 0));
     assert_eq!(refuse(&|section| section[44..48].copy_from_slice(&800u32.to_le_bytes())), field("unknown", 800));
     assert_eq!(refuse(&|section| section[48..50].copy_from_slice(&[0x22, 2])), field("first_byte", 801));
@@ -403,7 +518,7 @@ fn each_rule_of_a_section() {
     assert_eq!(refuse(&put(Table::Added, 1, 801)), TokenizerError::Range { table: Table::Added, index: 1 });
     let flags = |section: &mut Vec<u8>| {
         let at = table_at(section, Table::AddedFlags);
-        section[at] = 8;
+        section[at] = 32;
     };
     assert_eq!(refuse(&flags), TokenizerError::Range { table: Table::AddedFlags, index: 0 });
     let twice = |section: &mut Vec<u8>| {
@@ -418,6 +533,76 @@ fn each_rule_of_a_section() {
     assert_eq!(refuse(&text), TokenizerError::Utf8 { token: 0 });
     // Every error says something.
     assert!(refuse(&text).to_string().contains("token 0 is not UTF-8"));
+}
+
+#[test]
+fn each_rule_of_the_tables_of_models() {
+    let (words, unigram, t5) = (load(&fixture("bert_uncased")), load(&fixture("unigram_inner")), small_t5());
+    let refuse = |packed: &Packed, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut section = packed.section.clone();
+        change(&mut section);
+        Tokenizer::new(&section, u32::MAX).unwrap_err()
+    };
+    let put = |table, index: usize, value: u32| {
+        move |section: &mut Vec<u8>| {
+            let at = table_at(section, table) + 4 * index;
+            section[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+    };
+    let field = |field, found| TokenizerError::Field { field, found };
+    let range = |table, index| TokenizerError::Range { table, index };
+
+    let vocab = words.vocab;
+    assert_eq!(refuse(&words, &put(Table::Pair, 0, vocab)), range(Table::Pair, 0));
+    assert_eq!(refuse(&words, &put(Table::Pair, 1, 3 << 30)), range(Table::Pair, 1));
+    assert_eq!(refuse(&words, &put(Table::Pair, 1, 1 << 30 | 5)), range(Table::Pair, 1));
+    assert_eq!(refuse(&words, &put(Table::Pair, 1, 2 << 30)), field("pair", 5));
+    // Unknown characters dropped, and no unknown token.
+    let no_unknown = |section: &mut Vec<u8>| {
+        section[8] = 0;
+        section[44..48].fill(0xFF);
+    };
+    assert_eq!(refuse(&words, &no_unknown), field("unknown", u32::MAX));
+
+    assert_eq!(refuse(&unigram, &put(Table::Scores, 7, f32::NAN.to_bits())), TokenizerError::Score { token: 7 });
+    assert_eq!(refuse(&unigram, &put(Table::Scores, 8, f32::INFINITY.to_bits())), TokenizerError::Score { token: 8 });
+    let infinite = |section: &mut Vec<u8>| section[84..92].copy_from_slice(&f64::INFINITY.to_le_bytes());
+    assert_eq!(refuse(&unigram, &infinite), field("unknown_score", 0x7FF0_0000));
+    assert_eq!(refuse(&unigram, &|section| section[60] |= 64), field("first_byte", u32::MAX));
+    assert_eq!(refuse(&t5, &put(Table::WordChars, 3, 0)), range(Table::WordChars, 3));
+    // A byte token among those that text is cut into.
+    let fallback = load(&fixture("unigram_fallback"));
+    let byte_zero = fallback.tokenizer().unwrap().header().first_byte.unwrap() as u16;
+    let byte_in_text = |section: &mut Vec<u8>| {
+        let at = table_at(section, Table::Merges);
+        section[at..at + 2].copy_from_slice(&byte_zero.to_le_bytes());
+    };
+    assert_eq!(refuse(&fallback, &byte_in_text), range(Table::Merges, 0));
+
+    // Steps: an unknown kind, data of an odd length, data that end early.
+    for (packed, index) in [(&words, 0), (&unigram, 0), (&t5, 0)] {
+        for (at, value) in [(0, 0), (0, 99), (1, 6), (1, u32::MAX), (1, 0)] {
+            assert_eq!(refuse(packed, &put(Table::Normalizer, at, value)), range(Table::Normalizer, index));
+        }
+    }
+    // A map: too many rules, rules out of order, a kind without a meaning, a string beyond the others, a shift to nowhere.
+    for (at, value) in
+        [(2, 1 << 30), (2, u32::MAX), (5, 0), (5, 99 << 24), (3, 1 << 24), (3, 2 << 24 | 5), (3, 5 << 24)]
+    {
+        let broken = |section: &mut Vec<u8>| {
+            put(Table::Normalizer, at, value)(section);
+            put(Table::Normalizer, 4, 0xD7FA)(section);
+        };
+        assert_eq!(refuse(&words, &broken), range(Table::Normalizer, 0), "word {at} = {value:#x}");
+    }
+    // A charsmap: no array, an array beyond the table, a string beyond the others.
+    for (at, value) in [(2, 0), (2, 6), (2, 1 << 30), (3, u32::MAX)] {
+        assert_eq!(refuse(&unigram, &put(Table::Normalizer, at, value)), range(Table::Normalizer, 0));
+    }
+    // Cluster classes: too many, out of order, a class without a meaning.
+    for (at, value) in [(2, u32::MAX), (4, 0), (4, 99 << 24 | 10)] {
+        assert_eq!(refuse(&t5, &put(Table::Normalizer, at, value)), range(Table::Normalizer, 0));
+    }
 }
 
 // ------------------------------------------------------------------------------------------------- encoding
@@ -444,6 +629,55 @@ fn buffers_that_are_too_small() {
     assert_eq!(tokenizer.encode(text, options, &mut vec![0; needed], &mut out), Ok(ids.len()));
 }
 
+/// The workspace that the documentation names is enough for ordinary text, and an error says how much more it takes.
+#[test]
+fn workspace_of_normalized_text() {
+    let text = "The lighthouse keeper counted 12 boats. ".repeat(40);
+    for file in ["bert_uncased", "t5", "unigram_fallback", "unigram/tokenizer.model"] {
+        let packed = load(&fixture(file));
+        let tokenizer = packed.tokenizer().unwrap();
+        assert!(tokenizer.normalizes());
+        let ids = convert::encode(&tokenizer, &text, EncodeOptions::default()).unwrap();
+        let mut out = vec![0; ids.len()];
+        let documented = workspace_len(64) + text.len() / 2;
+        let mut encode = |len: usize| tokenizer.encode(&text, EncodeOptions::default(), &mut vec![0; len], &mut out);
+        assert_eq!(encode(documented), Ok(ids.len()), "{file}");
+        let mut len = 0;
+        for _ in 0..12 {
+            match encode(len) {
+                Ok(count) => {
+                    assert_eq!(count, ids.len());
+                    break;
+                }
+                Err(EncodeError::WorkspaceTooSmall { needed }) => {
+                    assert!(needed > len, "{file}: {needed} words after {len}");
+                    len = needed;
+                }
+                Err(other) => panic!("{file}: {other}"),
+            }
+        }
+        assert!(encode(len).is_ok() && len <= documented, "{file}: {len}");
+        assert_eq!(out, ids);
+    }
+}
+
+#[test]
+fn pairs() {
+    // Two texts of a tokenizer that says nothing about pairs.
+    let packed = load(&fixture("unigram/tokenizer.model"));
+    let pair = |packed: &Packed, room: usize, segments: usize| {
+        let (mut out, mut segments) = (vec![9; room], vec![9; segments]);
+        let tokenizer = packed.tokenizer().unwrap();
+        let mut workspace = vec![0; 512];
+        tokenizer.encode_pair(["a b", "c"], EncodeOptions::default(), &mut workspace, &mut out, &mut segments)
+    };
+    assert_eq!(pair(&packed, 64, 64), Err(EncodeError::NoPairs));
+    let packed = load(&fixture("bert_uncased"));
+    assert_eq!(pair(&packed, 6, 6), Ok(6));
+    assert_eq!(pair(&packed, 6, 5), Err(EncodeError::OutputFull { capacity: 5 }));
+    assert_eq!(pair(&packed, 5, 6), Err(EncodeError::OutputFull { capacity: 5 }));
+}
+
 /// A megabyte of one character takes about as long as a megabyte of text: nothing is quadratic. (If it were, this test
 /// would run for hours; it has no time limit of its own.)
 #[test]
@@ -454,6 +688,10 @@ fn long_runs() {
         ("gpt2", ["a", " ", "\n", "<|"]),
         ("llama3", ["'", " ", "\n", "1"]),
         ("collapsed", ["a", " ", "=", "<|"]),
+        ("bert_uncased", ["a", " ", "中", "\u{301}"]),
+        ("t5", ["a", " ", "\u{301}", "\u{200D}"]),
+        ("unigram/tokenizer.model", ["a", " ", "=", "\u{FDFA}"]),
+        ("unigram_f64", ["a", "\u{323}\u{301}", "\u{1100}", "  "]),
     ] {
         let packed = load(&fixture(file));
         let tokenizer = packed.tokenizer().unwrap();
@@ -574,6 +812,42 @@ fn sentencepiece_with_and_without_configuration() {
     assert_eq!(ids(&files, "<s><|user|>").0, [1, 1, 800, 2]);
 }
 
+#[test]
+fn sentencepiece_with_the_configuration_of_other_classes() {
+    let model = std::fs::read(fixture("unigram/tokenizer.model")).unwrap();
+    let load = |config: Value| {
+        load_files(&[("spiece.model", &model), ("tokenizer_config.json", config.to_string().as_bytes())])
+    };
+    // T5 ends texts and begins none.
+    let packed = load(json!({ "tokenizer_class": "T5Tokenizer", "eos_token": "</s>" })).unwrap();
+    let bare = convert::encode(
+        &load_files(&[("spiece.model", &model)]).unwrap().tokenizer().unwrap(),
+        "the boat",
+        EncodeOptions::default(),
+    );
+    let ids = convert::encode(&packed.tokenizer().unwrap(), "the boat", EncodeOptions::default());
+    assert_eq!(ids.unwrap(), [&bare.unwrap()[..], &[2]].concat());
+    assert!(packed.notes.join("\n").contains("as SentencePiece does it"), "{:?}", packed.notes);
+    // These shift the ids.
+    let error = load(json!({ "tokenizer_class": "XLMRobertaTokenizerFast" })).unwrap_err();
+    assert!(error.contains("field `tokenizer_class`: found \"XLMRobertaTokenizerFast\""), "{error}");
+}
+
+#[test]
+fn wordpiece_vocabularies_that_are_none() {
+    let vocab = std::fs::read(fixture("bert_cased_txt/vocab.txt")).unwrap();
+    let load = |vocab: &[u8], config: Value| {
+        load_files(&[("vocab.txt", vocab), ("tokenizer_config.json", config.to_string().as_bytes())])
+            .map(|packed| packed.notes)
+            .unwrap_err()
+    };
+    let twice = [&vocab[..], b"[CLS]\n"].concat();
+    assert!(load(&twice, json!({})).contains("line 1001: found \"[CLS]\", which is token 2 already"));
+    assert!(load(&vocab, json!({ "mask_token": "<mask>" })).contains("found no token \"<mask>\""));
+    assert!(load(&vocab, json!({ "do_lower_case": 1 })).contains("field `do_lower_case`: found 1"));
+    assert!(load(b"\xFF\n", json!({})).contains("not UTF-8"));
+}
+
 // ------------------------------------------------------------------------------------------------- the command
 
 fn run(packed: &Packed, input: &str, options: CommandOptions) -> Result<String, String> {
@@ -596,6 +870,10 @@ fn the_tokenize_command() {
     assert_eq!(run(&packed, "[68,202,131,106]\r\n[1]", decode).unwrap(), "\"a\\né\"\n\"<|request|>\"\n");
     assert_eq!(run(&packed, "[1]", CommandOptions { skip_special: true, ..decode }).unwrap(), "\"\"\n");
     assert_eq!(run(&packed, "68, 68 1", CommandOptions { decode: true, ..plain }).unwrap(), "aa<|request|>\n");
+    let words = load(&fixture("bert_uncased"));
+    let pair = run(&words, "[\"a\",\"the a\"]\n", json_lines).unwrap();
+    assert!(pair.ends_with(",\"segments\":[0,0,0,1,1,1]}\n"), "{pair}");
+    assert!(run(&packed, "[\"a\",\"b\",\"c\"]", json_lines).unwrap_err().contains("nor a list of two"));
     assert_eq!(run(&packed, "\"a\"\nb", json_lines).unwrap_err().split(':').next(), Some("line 2"));
     assert!(run(&packed, "[-1]", decode).unwrap_err().contains("not a JSON list of ids"));
     let characters = load(&fixture("characters"));

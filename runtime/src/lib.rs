@@ -46,6 +46,8 @@
 //!
 //! - `std`: a thread pool (`kernel::pool`) and a faster checksum, for hosts. Changes no result.
 //! - `defmt`: `defmt::Format` for errors.
+//! - `normalizers`, `unigram`, `wordpiece` (on by default): what some tokenizers need, see [`tokenizer`]. Firmware for a
+//!   model whose tokenizer does without them saves their flash by leaving them out.
 //!
 //! # Panics
 //!

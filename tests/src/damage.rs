@@ -72,12 +72,17 @@ const TEXTS: [&str; 7] = [
 fn exercise_tokenizer(tokenizer: &Tokenizer<'_>, vocab: u32) {
     assert!(tokenizer.vocab() <= vocab);
     for text in TEXTS {
-        let mut workspace = [0; workspace_len(64)];
+        let mut workspace = [0; workspace_len(64) + 64];
         for room in [256, 3] {
             let mut ids = [u32::MAX; 256];
             for add_special_tokens in [true, false] {
                 let options = EncodeOptions { add_special_tokens, ..EncodeOptions::default() };
                 if let Ok(count) = tokenizer.encode(text, options, &mut workspace, &mut ids[..room]) {
+                    assert!(ids[..count].iter().all(|id| *id < vocab), "{text}: {:?}", &ids[..count]);
+                }
+                let (pair, mut segments) = ([text, "a b"], [0; 256]);
+                if let Ok(count) = tokenizer.encode_pair(pair, options, &mut workspace, &mut ids[..room], &mut segments)
+                {
                     assert!(ids[..count].iter().all(|id| *id < vocab), "{text}: {:?}", &ids[..count]);
                 }
             }

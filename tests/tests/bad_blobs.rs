@@ -397,7 +397,16 @@ fn a_hundred_thousand_damaged_blobs_do_no_harm() {
 #[test]
 fn damaged_tokenizers_do_no_harm() {
     let narrow = thumbformer_convert::synthetic::llama(1, 4, 1, 1, 1, 4, 16);
-    for tokenizer in ["characters/meta.pkl", "collapsed/tokenizer.model", "inner/tokenizer.model", "gpt2", "llama2"] {
+    for tokenizer in [
+        "characters/meta.pkl",
+        "collapsed/tokenizer.model",
+        "inner/tokenizer.model",
+        "gpt2",
+        "llama2",
+        "bert_uncased",
+        "unigram_inner/tokenizer.model",
+        "unigram_fallback",
+    ] {
         let tokenizer = format!("fixtures/tokenizers/{tokenizer}");
         let whole = shapes::blob_with_tokenizer(narrow, Packing { layout: Layout::Dsp, group: 0 }, &tokenizer);
         let section = {

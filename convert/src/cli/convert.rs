@@ -333,13 +333,12 @@ pub fn architecture(a: &Arch) -> String {
 /// The tokenizer in one line.
 pub fn tokenizer(t: &Tokenizer<'_>) -> String {
     let header = t.header();
-    let kind = match header.kind {
-        Kind::ByteBpe => "byte-level BPE",
-        Kind::CharBpe => "SentencePiece BPE",
-        Kind::Characters => "characters",
+    let kind = header.kind.name();
+    // Elsewhere, the merges are only how tokens are found.
+    let merges = match header.kind {
+        Kind::ByteBpe | Kind::CharBpe => format!(", {} merges", header.merges),
+        Kind::Characters | Kind::WordPiece | Kind::Unigram => String::new(),
     };
-    // Of characters, the merges are only how they are found.
-    let merges = if header.kind != Kind::Characters { format!(", {} merges", header.merges) } else { String::new() };
     let text = |ids: &mut dyn Iterator<Item = u32>| {
         ids.map(|id| String::from_utf8_lossy(t.token_bytes(id)).into_owned()).collect::<String>()
     };

@@ -13,9 +13,10 @@ use crate::{Error, Result, mapped};
 /// Show the tokens of each line of standard input
 #[derive(Args, Debug)]
 pub struct Arguments {
-    /// A .thumb file, a folder, a tokenizer.json, a tokenizer.model, or a meta.pkl
+    /// A .thumb file, a folder, a tokenizer.json, a tokenizer.model, a vocab.txt, or a meta.pkl
     pub tokenizer: PathBuf,
-    /// Every input line is a JSON string, every output line the JSON list of its ids
+    /// Every input line is a JSON string, every output line the JSON list of its ids; a list of two strings is a pair, its
+    /// output an object with `ids` and `segments`
     #[arg(long)]
     pub json_lines: bool,
     /// The other way: ids to text

@@ -8,9 +8,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use thumbformer::tokenizer::{
-    AddedFlags, Digits, Header, Invalid, Kind, MAX_TOKEN_LEN, Missing, Prefix, Split, Strip, Table, Tokenizer,
+    AddedFlags, Digits, Header, Invalid, Kind, MAX_TOKEN_LEN, Missing, PairPart, Prefix, Split, Strip, Table, Tokenizer,
 };
 
+use super::normalizer::{Program, word_chars};
 use crate::{Error, Result};
 
 /// Most ids without a token: beyond this, a file is broken rather than sparse.
@@ -34,6 +35,22 @@ pub(super) enum Merges {
     Scores(Vec<f32>),
 }
 
+/// How much less a character outside the vocabulary counts than the least probable token, in both libraries.
+pub(super) const UNKNOWN_PENALTY: f64 = 10.0;
+
+/// What a unigram model has beside its vocabulary.
+#[derive(Clone, Debug)]
+pub(super) struct Scores {
+    /// By id.
+    pub(super) scores: Vec<f64>,
+    /// Score of a character outside the vocabulary.
+    pub(super) unknown: f64,
+    /// Scores of paths are f32 in the library.
+    pub(super) single_sums: bool,
+    /// Byte tokens are found in texts by their names.
+    pub(super) named_bytes: bool,
+}
+
 /// A tokenizer, not packed yet.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
@@ -45,6 +62,16 @@ pub(super) struct Draft {
     pub(super) invalid: Invalid,
     pub(super) strip: Strip,
     pub(super) collapse: bool,
+    /// What text goes through before normalized added tokens are looked for, and after.
+    pub(super) normalizer: Program,
+    pub(super) pre_tokenizer: Program,
+    /// Of a unigram model.
+    pub(super) scores: Option<Scores>,
+    /// Of WordPiece: what tokens inside of words begin with, the longest known word, and whether decoding leaves out
+    /// spaces before punctuation.
+    pub(super) continuation: String,
+    pub(super) max_word_chars: u32,
+    pub(super) cleanup: bool,
     /// By id.
     pub(super) tokens: Vec<Token>,
     pub(super) merges: Merges,
@@ -55,6 +82,8 @@ pub(super) struct Draft {
     pub(super) special: BTreeSet<u32>,
     /// Ids before and after every text.
     pub(super) template: [Vec<u32>; 2],
+    /// What the encoding of two texts consists of, and the segment of each part; empty if nobody says.
+    pub(super) pair: Vec<(PairPart, u8)>,
     /// Ids that begin a prompt where a template does not.
     pub(super) begin: Vec<u32>,
     pub(super) prompt: Option<Prompt>,
@@ -99,12 +128,19 @@ impl Draft {
             invalid: Invalid::Lossy,
             strip: Strip::None,
             collapse: false,
+            normalizer: Program::default(),
+            pre_tokenizer: Program::default(),
+            scores: None,
+            continuation: String::new(),
+            max_word_chars: 0,
+            cleanup: false,
             tokens,
             merges: Merges::Pairs(Vec::new()),
             whole_words: false,
             added: Vec::new(),
             special: BTreeSet::new(),
             template: Default::default(),
+            pair: Vec::new(),
             begin: Vec::new(),
             prompt: None,
             unknown: None,
@@ -124,7 +160,10 @@ impl Draft {
             return Err(refuse(format!("token {id}: found {len} bytes, expected at most {MAX_TOKEN_LEN}")));
         }
         let ranks = self.ranks();
-        let merges = self.sorted(|id, token| ranks.contains_key(&id) || self.is_symbol(token));
+        let merges = match self.kind {
+            Kind::WordPiece | Kind::Unigram => self.sorted(|_, token| token.plain),
+            _ => self.sorted(|id, token| ranks.contains_key(&id) || self.is_symbol(token)),
+        };
         let words = if self.whole_words {
             self.sorted(|id, token| token.plain && !ranks.contains_key(&id) && !self.is_symbol(token))
         } else {
@@ -141,6 +180,18 @@ impl Draft {
         let rank_table = rank_table(&ranks, &merges);
         let (raw, normalized) = (self.added_class(false), self.added_class(true));
         let added = [raw.as_slice(), &normalized].concat();
+        // Where nothing is looked for between them, both programs are one.
+        let (mut normalizer, mut pre_tokenizer) = (self.normalizer.clone(), self.pre_tokenizer.clone());
+        if normalized.is_empty() {
+            normalizer.append(std::mem::take(&mut pre_tokenizer));
+        }
+        let (normalizer, pre_tokenizer) = (normalizer.pack(), pre_tokenizer.pack());
+        let single_word = added.iter().any(|(_, flags)| flags.0 & AddedFlags::SINGLE_WORD != 0);
+        let word_chars = if single_word { word_chars() } else { Vec::new() };
+        let scores = self.scores.as_ref();
+        let wide_scores = scores.is_some_and(|scores| scores.scores.iter().any(|&s| f64::from(s as f32) != s));
+        let pair: Option<Vec<u32>> = self.pair.iter().map(|(part, segment)| part.write(*segment)).collect();
+        let pair = pair.ok_or_else(|| refuse("a pair has ids beyond any vocabulary".into()))?;
         let prompt = self.prompt.clone().unwrap_or_default();
         let [template_start, template_end] = &self.template;
         let affixes = [template_start, template_end, &prompt.start, &prompt.end];
@@ -175,6 +226,17 @@ impl Draft {
             first_byte: self.first_byte,
             bos: self.bos,
             eos: self.eos,
+            pair: count(pair.len(), "parts of a pair")?,
+            wide_scores,
+            single_sums: scores.is_some_and(|scores| scores.single_sums),
+            named_bytes: scores.is_some_and(|scores| scores.named_bytes),
+            cleanup: self.cleanup,
+            normalizer: count(normalizer.len(), "bytes of normalizers")?,
+            pre_tokenizer: count(pre_tokenizer.len(), "bytes of pre-tokenizers")?,
+            word_chars: count(word_chars.len(), "ranges of characters")?,
+            continuation: count(self.continuation.len(), "bytes of a prefix")?,
+            max_word_chars: self.max_word_chars,
+            unknown_score: scores.map_or(0.0, |scores| scores.unknown),
         };
         let too_many = || refuse(format!("found {} added tokens, expected at most 65535", added.len()));
         let mut section = header.write().ok_or_else(too_many)?.to_vec();
@@ -199,6 +261,21 @@ impl Draft {
                 Table::TemplateEnd => put(affixes[1]),
                 Table::PromptStart => put(affixes[2]),
                 Table::PromptEnd => put(affixes[3]),
+                Table::Pair => put(&pair),
+                Table::WordChars => put(&word_chars),
+                Table::Scores => {
+                    // Tokens that were added later are no part of the model.
+                    let scores = scores.map_or(&[][..], |scores| &scores.scores).iter().copied();
+                    for score in scores.chain(std::iter::repeat(0.0)).take(self.scored()) {
+                        match wide_scores {
+                            true => section.extend(score.to_le_bytes()),
+                            false => section.extend((score as f32).to_le_bytes()),
+                        }
+                    }
+                }
+                Table::Normalizer => section.extend(&normalizer),
+                Table::PreTokenizer => section.extend(&pre_tokenizer),
+                Table::Continuation => section.extend(self.continuation.as_bytes()),
                 Table::AddedFlags => section.extend(added.iter().map(|(_, flags)| flags.0)),
                 Table::Bytes => self.tokens.iter().for_each(|token| section.extend(&token.bytes)),
             }
@@ -225,6 +302,16 @@ impl Draft {
         let mut class: Vec<(u32, AddedFlags)> = of_class.copied().collect();
         class.sort_by_key(|&(id, _)| self.bytes(id));
         class
+    }
+
+    /// Number of scores.
+    fn scored(&self) -> usize {
+        if self.kind == Kind::Unigram { self.tokens.len() } else { 0 }
+    }
+
+    /// Added tokens that are looked for in normalized text.
+    pub(super) fn normalized(&self) -> impl Iterator<Item = u32> {
+        self.added.iter().filter(|(_, flags)| flags.0 & AddedFlags::NORMALIZED != 0).map(|&(id, _)| id)
     }
 
     /// Ids that begin every prompt.

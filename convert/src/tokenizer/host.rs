@@ -22,6 +22,24 @@ pub fn encode_prompt(tokenizer: &Tokenizer<'_>, text: &str) -> Result<Vec<u32>, 
     grow(text, |workspace, out| tokenizer.encode_prompt(text, workspace, out))
 }
 
+/// The ids of a pair of texts, and the segment of each.
+///
+/// # Errors
+/// [`EncodeError::UnknownCharacter`] and [`EncodeError::NoPairs`].
+pub fn encode_pair(
+    tokenizer: &Tokenizer<'_>,
+    texts: [&str; 2],
+    options: EncodeOptions,
+) -> Result<(Vec<u32>, Vec<u8>), EncodeError> {
+    let mut segments = Vec::new();
+    let ids = grow(&texts.concat(), |workspace, out| {
+        segments.resize(out.len(), 0);
+        tokenizer.encode_pair(texts, options, workspace, out, &mut segments)
+    })?;
+    segments.truncate(ids.len());
+    Ok((ids, segments))
+}
+
 /// The text of a whole sequence.
 pub fn decode(tokenizer: &Tokenizer<'_>, ids: &[u32], skip_special: bool) -> String {
     let mut text = String::new();
@@ -33,7 +51,7 @@ pub fn decode(tokenizer: &Tokenizer<'_>, ids: &[u32], skip_special: bool) -> Str
 /// Calls `encode` with larger buffers until both are large enough.
 fn grow(
     text: &str,
-    encode: impl Fn(&mut [u32], &mut [u32]) -> Result<usize, EncodeError>,
+    mut encode: impl FnMut(&mut [u32], &mut [u32]) -> Result<usize, EncodeError>,
 ) -> Result<Vec<u32>, EncodeError> {
     let mut workspace = vec![0; workspace_len(256)];
     let mut out = vec![0; text.len() / 2 + 64];
@@ -50,10 +68,26 @@ fn grow(
     }
 }
 
+/// A line of input.
+#[derive(serde::Deserialize)]
+#[serde(untagged, expecting = "expected a string or a list of two")]
+enum Texts {
+    One(String),
+    Pair(String, String),
+}
+
+/// A line of output for a pair of texts.
+#[derive(serde::Serialize)]
+struct Pair {
+    ids: Vec<u32>,
+    segments: Vec<u8>,
+}
+
 /// What [`command`] reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandOptions {
-    /// A line of text is a JSON string, a line of ids a JSON list; else text is plain, and ids stand with their pieces.
+    /// A line of text is a JSON string, or a list of two for a pair, and a line of ids a JSON list; else text is plain,
+    /// and ids stand with their pieces.
     pub json_lines: bool,
     /// Ids to text.
     pub decode: bool,
@@ -89,9 +123,14 @@ pub fn command(
         let text = text.strip_suffix('\r').unwrap_or(text);
         let result = match (options.json_lines, options.decode) {
             (true, false) => {
-                let text: String = serde_json::from_str(text).map_err(|e| bad(format!("not a JSON string: {e}")))?;
-                let ids = encode(tokenizer, &text, options.encode).map_err(|error| bad(error.to_string()))?;
-                json(&ids)?
+                let texts: Texts = serde_json::from_str(text)
+                    .map_err(|error| bad(format!("not a JSON string, nor a list of two: {error}")))?;
+                let encoded = match &texts {
+                    Texts::One(text) => encode(tokenizer, text, options.encode).map(|ids| json(&ids)),
+                    Texts::Pair(first, second) => encode_pair(tokenizer, [first, second], options.encode)
+                        .map(|(ids, segments)| json(&Pair { ids, segments })),
+                };
+                encoded.map_err(|error| bad(error.to_string()))??
             }
             (true, true) => {
                 let ids: Vec<u32> =

@@ -1,17 +1,20 @@
 //! Reads the tokenizer files that users have and packs them for the device.
 //!
-//! [`load`] takes a folder or a file: tokenizer.json, SentencePiece's tokenizer.model, vocab.json with merges.txt, or
-//! nanoGPT's meta.pkl; what lies beside it (tokenizer_config.json, chat_template.jinja, special_tokens_map.json) says
-//! which tokens begin and end a text and how a prompt looks. What comes out is the section of a blob, which the
-//! device's own code then runs, on the host too ([`encode`], [`decode`]). A tokenizer whose ids the device could not
-//! reproduce is refused with the name of the field in the way.
+//! [`load`] takes a folder or a file: tokenizer.json, SentencePiece's tokenizer.model (or spiece.model), vocab.json with
+//! merges.txt, BERT's vocab.txt, or nanoGPT's meta.pkl; what lies beside it (tokenizer_config.json, chat_template.jinja,
+//! special_tokens_map.json) says which tokens begin and end a text and how a prompt looks. What comes out is the section
+//! of a blob, which the device's own code then runs, on the host too ([`encode`], [`decode`]). A tokenizer whose ids the
+//! device could not reproduce is refused with the name of the field in the way.
 
 mod characters;
+mod clusters;
 mod draft;
 mod host;
 mod huggingface;
+mod normalizer;
 mod prompt;
 mod sentencepiece;
+mod wordpiece;
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +22,7 @@ use serde_json::Value;
 use thumbformer::tokenizer::{AddedFlags, Kind, Prefix, Strip, Tokenizer};
 
 use draft::{Draft, Token};
-pub use host::{CommandOptions, command, decode, encode, encode_prompt, piece};
+pub use host::{CommandOptions, command, decode, encode, encode_pair, encode_prompt, piece};
 
 use crate::config::Config;
 use crate::{Error, Result};
@@ -28,10 +31,10 @@ use crate::{Error, Result};
 const MAX_BYTES: u64 = 256 << 20;
 
 /// Names of tokenizer files in a folder, best first.
-const FILES: [&str; 4] = ["tokenizer.json", "tokenizer.model", "vocab.json", "meta.pkl"];
+const FILES: [&str; 6] = ["tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "meta.pkl"];
 
-/// The tokenizer file in a folder: tokenizer.json, tokenizer.model, vocab.json (with merges.txt) or meta.pkl, the first
-/// that is there.
+/// The tokenizer file in a folder: the first that is there of tokenizer.json, tokenizer.model, spiece.model, vocab.json
+/// (with merges.txt), vocab.txt and meta.pkl.
 pub fn find(folder: &Path) -> Option<PathBuf> {
     let complete = |file: &PathBuf| !file.ends_with("vocab.json") || folder.join("merges.txt").is_file();
     FILES.into_iter().map(|name| folder.join(name)).filter(|file| file.is_file()).find(complete)
@@ -107,9 +110,9 @@ pub fn load(path: &Path) -> Result<Packed> {
     // A path that leads nowhere is not a file of another kind.
     std::fs::metadata(&file).map_err(Error::io(&file))?;
     let format = Format::of(&file)?;
-    let mut draft = format.parse(&file, &read_limited(&file)?)?;
     let beside = |name: &str| file.parent().map(|folder| folder.join(name)).filter(|path| path.is_file());
     let config = beside("tokenizer_config.json").map(|path| read_json(&path)).transpose()?;
+    let mut draft = format.parse(&file, &read_limited(&file)?, config.as_ref())?;
     let special_map = beside("special_tokens_map.json").map(|path| read_json(&path)).transpose()?;
     if let (Some(config), Format::SentencePiece | Format::VocabAndMerges) = (&config, format) {
         apply_config(config, &mut draft)?;
@@ -131,7 +134,7 @@ pub fn load(path: &Path) -> Result<Packed> {
 /// # Errors
 /// As [`load`].
 pub fn load_bytes(path: &Path, bytes: &[u8]) -> Result<Packed> {
-    let mut draft = Format::of(path)?.parse(path, bytes)?;
+    let mut draft = Format::of(path)?.parse(path, bytes, None)?;
     apply_prompt_format(path, None, None, &mut draft)?;
     Packed::new(draft, path)
 }
@@ -142,6 +145,7 @@ enum Format {
     TokenizerJson,
     SentencePiece,
     VocabAndMerges,
+    WordPiece,
     Characters,
 }
 
@@ -151,15 +155,17 @@ impl Format {
             (Some("vocab.json"), _) => Ok(Format::VocabAndMerges),
             (_, Some("json")) => Ok(Format::TokenizerJson),
             (_, Some("model")) => Ok(Format::SentencePiece),
+            (_, Some("txt")) => Ok(Format::WordPiece),
             (_, Some("pkl")) => Ok(Format::Characters),
             _ => {
-                let expected = "tokenizer.json, tokenizer.model, vocab.json with merges.txt, or meta.pkl";
+                let expected = "tokenizer.json, tokenizer.model, vocab.json with merges.txt, vocab.txt, or meta.pkl";
                 Err(Error::format(file, format!("found a file of another kind, expected {expected}")))
             }
         }
     }
 
-    fn parse(self, file: &Path, bytes: &[u8]) -> Result<Draft> {
+    /// `config` is the tokenizer_config.json beside the file, which says what some formats do not.
+    fn parse(self, file: &Path, bytes: &[u8], config: Option<&Config>) -> Result<Draft> {
         match self {
             Format::TokenizerJson => huggingface::read(&parse_json(file, bytes)?),
             Format::SentencePiece => sentencepiece::read(file, bytes),
@@ -167,6 +173,7 @@ impl Format {
                 let merges = file.with_file_name("merges.txt");
                 huggingface::read_pair(&parse_json(file, bytes)?, &merges, &read_limited(&merges)?)
             }
+            Format::WordPiece => wordpiece::read(file, bytes, config),
             Format::Characters => characters::read(file, bytes),
         }
     }
@@ -177,7 +184,20 @@ fn apply_config(config: &Config, draft: &mut Draft) -> Result<()> {
     if let Some(tokens) = config.object("added_tokens_decoder")? {
         add_tokens(&tokens, draft)?;
     }
-    let is_sentencepiece = draft.kind == Kind::CharBpe;
+    let is_sentencepiece = matches!(draft.kind, Kind::CharBpe | Kind::Unigram);
+    let class = config.string("tokenizer_class")?.unwrap_or_default().trim_end_matches("Fast");
+    if let Some(other) = OTHER_IDS.into_iter().find(|other| class.starts_with(other)) {
+        let expected = format!("a class that keeps the model file's ids, {other} does not: export a tokenizer.json");
+        return Err(config.error("tokenizer_class", expected));
+    }
+    let is_t5 = class == "T5Tokenizer";
+    if !draft.normalizer.is_empty() {
+        draft.notes.push(
+            "text is normalized as SentencePiece does it; transformers differs for some stacked marks and half-width \
+             kana: export a tokenizer.json if the model was trained with it"
+                .into(),
+        );
+    }
     let add_prefix = config.boolean("add_prefix_space")?;
     draft.prefix = match (add_prefix, is_sentencepiece) {
         (Some(false), _) => Prefix::Never,
@@ -191,7 +211,7 @@ fn apply_config(config: &Config, draft: &mut Draft) -> Result<()> {
     }
     // LLaMA's tokenizers begin texts with the bos token unless told otherwise; GPT-2's only if told so.
     for (place, flag, token, default) in
-        [(0, "add_bos_token", "bos_token", is_sentencepiece), (1, "add_eos_token", "eos_token", false)]
+        [(0, "add_bos_token", "bos_token", is_sentencepiece && !is_t5), (1, "add_eos_token", "eos_token", is_t5)]
     {
         if !config.boolean(flag)?.unwrap_or(default) {
             continue;
@@ -204,11 +224,19 @@ fn apply_config(config: &Config, draft: &mut Draft) -> Result<()> {
             None => return Err(config.error(token, "a token of the vocabulary")),
         }
     }
+    // How a pair is put together is a matter of its class, which only a tokenizer.json spells out.
+    if draft.template.iter().any(|affix| !affix.is_empty()) {
+        draft.pair.clear();
+    }
     // The template says what begins a text.
     draft.prompt = None;
     draft.begin.clear();
     Ok(())
 }
+
+/// Classes of transformers that give the pieces of a SentencePiece model other ids than the model does.
+const OTHER_IDS: [&str; 9] =
+    ["XLMRoberta", "MBart", "NllbTokenizer", "Camembert", "Barthez", "M2M100", "Marian", "Pegasus", "Xglm"];
 
 /// Adds the tokens that tokenizer_config.json lists: they are looked for in texts.
 fn add_tokens(tokens: &Config, draft: &mut Draft) -> Result<()> {
@@ -224,9 +252,6 @@ fn add_tokens(tokens: &Config, draft: &mut Draft) -> Result<()> {
         if content.contains([' ', '\u{2581}']) || content.is_empty() {
             return Err(token.error("content", "a token without spaces"));
         }
-        if token.boolean("single_word")?.unwrap_or(false) {
-            return Err(token.error("single_word", "false"));
-        }
         match draft.names.get(content).copied() {
             Some(known) if known == number => {}
             Some(known) => return Err(tokens.error(id, format!("{content:?} at {known}, its id in the vocabulary"))),
@@ -238,7 +263,9 @@ fn add_tokens(tokens: &Config, draft: &mut Draft) -> Result<()> {
         }
         let flag =
             |field: &str, bit: u8| -> Result<u8> { Ok(if token.boolean(field)?.unwrap_or(false) { bit } else { 0 }) };
-        let flags = flag("lstrip", AddedFlags::LSTRIP)? | flag("rstrip", AddedFlags::RSTRIP)?;
+        let flags = flag("lstrip", AddedFlags::LSTRIP)?
+            | flag("rstrip", AddedFlags::RSTRIP)?
+            | flag("single_word", AddedFlags::SINGLE_WORD)?;
         if flag("special", 1)? != 0 {
             draft.special.insert(number);
         }

@@ -1,13 +1,14 @@
 //! SentencePiece's tokenizer.model: a protocol buffer of pieces with scores, and how text is prepared for them.
 //!
-//! BPE models whose text is not rewritten (`normalization_rule_name=identity`) are carried to the device exactly. Unigram
-//! models and models with a normalization table are refused: leaving the table out would silently change ids.
+//! BPE and unigram models are carried to the device exactly, with the normalization table that they bring along. Models of
+//! words or characters are refused, and so is what else would change ids.
 
 use std::path::Path;
 
 use thumbformer::tokenizer::{AddedFlags, Invalid, Kind, Missing, Prefix, Strip};
 
-use super::draft::{Draft, Merges, Prompt, Token, TokenTable};
+use super::draft::{Draft, Merges, Prompt, Scores, Token, TokenTable, UNKNOWN_PENALTY};
+use super::normalizer::Step;
 use crate::{Error, Result};
 
 /// Reads a tokenizer.model.
@@ -28,6 +29,7 @@ mod piece_type {
 }
 
 /// `TrainerSpec.ModelType`.
+const UNIGRAM: u64 = 1;
 const BPE: u64 = 2;
 
 struct Piece<'a> {
@@ -45,8 +47,10 @@ struct Model<'a> {
     unknown_text: &'a str,
     bos: &'a str,
     eos: &'a str,
+    /// Name and `precompiled_charsmap` of the normalizer, and the latter of the denormalizer.
     normalizer: &'a str,
-    normalizer_table: usize,
+    charsmap: &'a [u8],
+    denormalizer_charsmap: &'a [u8],
     add_prefix: bool,
     collapse: bool,
     escape_spaces: bool,
@@ -56,14 +60,15 @@ impl<'a> Model<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self, String> {
         let mut model = Model {
             pieces: Vec::new(),
-            model_type: 1,
+            model_type: UNIGRAM,
             space_is_suffix: false,
             byte_fallback: false,
             unknown_text: " \u{2047} ",
             bos: "<s>",
             eos: "</s>",
             normalizer: "",
-            normalizer_table: 0,
+            charsmap: &[],
+            denormalizer_charsmap: &[],
             add_prefix: true,
             collapse: true,
             escape_spaces: true,
@@ -73,6 +78,13 @@ impl<'a> Model<'a> {
                 (1, Field::Bytes(piece)) => model.pieces.push(Piece::parse(piece)?),
                 (2, Field::Bytes(trainer)) => model.parse_trainer(trainer)?,
                 (3, Field::Bytes(normalizer)) => model.parse_normalizer(normalizer)?,
+                (5, Field::Bytes(denormalizer)) => {
+                    for field in fields(denormalizer) {
+                        if let (2, Field::Bytes(charsmap)) = field? {
+                            model.denormalizer_charsmap = charsmap;
+                        }
+                    }
+                }
                 _ => {}
             }
         }
@@ -98,7 +110,7 @@ impl<'a> Model<'a> {
         for field in fields(normalizer) {
             match field? {
                 (1, Field::Bytes(value)) => self.normalizer = text(value)?,
-                (2, Field::Bytes(value)) => self.normalizer_table = value.len(),
+                (2, Field::Bytes(value)) => self.charsmap = value,
                 (3, Field::Varint(value)) => self.add_prefix = value != 0,
                 (4, Field::Varint(value)) => self.collapse = value != 0,
                 (5, Field::Varint(value)) => self.escape_spaces = value != 0,
@@ -112,18 +124,22 @@ impl<'a> Model<'a> {
         let refuse = |field: &str, found: String, expected: &str| {
             Err(Error::Field { path: path.into(), field: field.into(), found, expected: expected.into() })
         };
-        if self.model_type != BPE {
+        if ![UNIGRAM, BPE].contains(&self.model_type) {
             let name = match self.model_type {
-                1 => "unigram".into(),
                 3 => "word".into(),
                 4 => "char".into(),
                 other => other.to_string(),
             };
-            return refuse("trainer_spec.model_type", name, "bpe");
+            return refuse("trainer_spec.model_type", name, "unigram or bpe");
         }
-        if self.normalizer_table > 0 {
-            let found = format!("{:?} with a table of {} bytes", self.normalizer, self.normalizer_table);
-            return refuse("normalizer_spec", found, "identity: train with --normalization_rule_name=identity");
+        if !self.denormalizer_charsmap.is_empty() {
+            let found = format!("a table of {} bytes", self.denormalizer_charsmap.len());
+            return refuse("denormalizer_spec.precompiled_charsmap", found, "none");
+        }
+        // The device takes away spaces after spaces wherever they come from, the library not within a replacement.
+        if self.collapse && self.charsmap.windows(2).any(|pair| pair == b"  ") {
+            let found = format!("{:?} with several spaces in a replacement", self.normalizer);
+            return refuse("normalizer_spec.precompiled_charsmap", found, "single spaces");
         }
         if self.space_is_suffix {
             return refuse("trainer_spec.treat_whitespace_as_suffix", "true".into(), "false");
@@ -137,8 +153,13 @@ impl<'a> Model<'a> {
             let token = match piece.kind {
                 piece_type::NORMAL => Token { bytes: fold(piece.text), plain: true },
                 piece_type::UNKNOWN => Token { bytes: self.unknown_text.into(), plain: false },
+                // A unigram model prefers these to other pieces; a BPE model gets to see only what is between them.
+                piece_type::USER_DEFINED if self.model_type == UNIGRAM => {
+                    Token { bytes: piece.text.into(), plain: true }
+                }
                 piece_type::CONTROL | piece_type::USER_DEFINED => Token { bytes: piece.text.into(), plain: false },
                 piece_type::BYTE => Token { bytes: vec![byte_of(piece.text, path, &field())?], plain: false },
+                piece_type::UNUSED if self.model_type == UNIGRAM => Token { bytes: fold(piece.text), plain: false },
                 piece_type::UNUSED => {
                     return refuse(&field(), format!("unused piece {:?}", piece.text), "no unused pieces");
                 }
@@ -146,9 +167,22 @@ impl<'a> Model<'a> {
             };
             table.insert(path, field, id, token)?;
         }
-        let mut draft = Draft::new(Kind::CharBpe, table.finish());
+        let kind = if self.model_type == UNIGRAM { Kind::Unigram } else { Kind::CharBpe };
+        let mut draft = Draft::new(kind, table.finish());
         draft.names = (0..).zip(&self.pieces).map(|(id, piece)| (piece.text.to_owned(), id)).collect();
-        draft.merges = Merges::Scores(self.pieces.iter().map(|piece| piece.score).collect());
+        match kind {
+            Kind::Unigram => draft.scores = Some(self.scores()),
+            _ => draft.merges = Merges::Scores(self.pieces.iter().map(|piece| piece.score).collect()),
+        }
+        if !self.charsmap.is_empty() {
+            draft.normalizer.push(Step::Charsmap(self.charsmap.to_vec()));
+        }
+        // The normalizer leaves user-defined pieces alone, so they are looked for in what it makes of a text.
+        let user_defined = AddedFlags(match (kind, self.charsmap.is_empty()) {
+            (Kind::Unigram, _) => AddedFlags::NORMALIZED | AddedFlags::VERBATIM,
+            (_, false) => AddedFlags::NORMALIZED,
+            (_, true) => 0,
+        });
         draft.collapse = self.collapse;
         draft.prefix = if self.add_prefix { Prefix::Text } else { Prefix::Never };
         draft.strip = if self.add_prefix || self.collapse { Strip::Piece } else { Strip::None };
@@ -165,7 +199,7 @@ impl<'a> Model<'a> {
                         "no spaces in user-defined pieces",
                     );
                 }
-                piece_type::USER_DEFINED if !piece.text.is_empty() => draft.added.push((id, AddedFlags::default())),
+                piece_type::USER_DEFINED if !piece.text.is_empty() => draft.added.push((id, user_defined)),
                 piece_type::UNKNOWN if draft.unknown.replace(id).is_some() => {
                     return refuse(&format!("pieces[{id}]"), "another unknown piece".into(), "one");
                 }
@@ -192,6 +226,24 @@ impl<'a> Model<'a> {
         draft.begin = draft.bos.into_iter().collect();
         draft.prompt = draft.bos.map(|_| Prompt::default().after(&draft.begin));
         Ok(draft)
+    }
+
+    /// Scores as the library's unigram model computes with them.
+    fn scores(&self) -> Scores {
+        let normal = || self.pieces.iter().filter(|piece| piece.kind == piece_type::NORMAL).map(|piece| piece.score);
+        // The library starts from the smallest positive number.
+        let highest = normal().fold(f32::MIN_POSITIVE, f32::max);
+        let lowest = normal().fold(f32::MAX, f32::min);
+        let score = |piece: &Piece<'_>| match piece.kind {
+            piece_type::USER_DEFINED => piece.text.len() as f32 * highest - 0.1,
+            _ => piece.score,
+        };
+        Scores {
+            scores: self.pieces.iter().map(score).map(f64::from).collect(),
+            unknown: f64::from(lowest - UNKNOWN_PENALTY as f32),
+            single_sums: true,
+            named_bytes: false,
+        }
     }
 
     /// The piece of byte 0, if there are byte pieces: 256 in a row.

@@ -4,7 +4,7 @@
 //! along, and normalized tokens are looked for in what the others leave.
 
 use super::encode::fold_space;
-use super::header::{AddedFlags, Kind, Prefix};
+use super::kinds::{AddedFlags, Prefix};
 use super::section::{Added, Section};
 use super::unicode::is_space;
 
@@ -67,7 +67,7 @@ impl<'e, 'a, 't> Parts<'e, 'a, 't> {
 
     /// The tokens are looked for in text whose U+2581 are spaces.
     fn folds(&self) -> bool {
-        self.normalized && self.section.header.kind == Kind::CharBpe
+        self.normalized && self.section.header.folds()
     }
 
     /// The next token and the part of the text that it takes.
@@ -79,7 +79,7 @@ impl<'e, 'a, 't> Parts<'e, 'a, 't> {
         if spaced
             && self.space
             && self.from == 0
-            && let Some((index, len)) = self.longest(self.text)
+            && let Some((index, len)) = self.section.longest_added(self.added, self.text, self.folds())
         {
             self.from = len;
             if let Some(found) = self.accept(index, 0, len) {
@@ -99,7 +99,7 @@ impl<'e, 'a, 't> Parts<'e, 'a, 't> {
             } else {
                 continue;
             };
-            if let Some((index, len)) = self.longest(body) {
+            if let Some((index, len)) = self.section.longest_added(self.added, body, fold) {
                 let end = at + (rest.len() - body.len()) + len;
                 self.from = end;
                 if let Some(found) = self.accept(index, at, end) {
@@ -117,6 +117,9 @@ impl<'e, 'a, 't> Parts<'e, 'a, 't> {
             return None;
         }
         let flags = AddedFlags(self.added.flags.get(index).copied().unwrap_or_default());
+        if flags.has(AddedFlags::VERBATIM) || flags.has(AddedFlags::SINGLE_WORD) && !self.is_apart(start, end) {
+            return None;
+        }
         let (mut start, mut end) = (start, end);
         if flags.has(AddedFlags::LSTRIP) {
             let before = self.text.get(self.start..start).unwrap_or_default();
@@ -133,47 +136,11 @@ impl<'e, 'a, 't> Parts<'e, 'a, 't> {
         (start < end).then_some((id, start, end))
     }
 
-    /// The longest token that `text` begins with: its index and its length there.
-    fn longest(&self, text: &str) -> Option<(usize, usize)> {
-        let first = text.bytes().next()?;
-        let fold = self.folds();
-        let listed =
-            self.added.first_bytes.get(usize::from(first / 32)).is_some_and(|bits| bits >> (first % 32) & 1 == 1);
-        if !listed && !fold {
-            return None;
-        }
-        // The tokens that begin with what was read so far are neighbours in the sorted table.
-        let (mut low, mut high) = (0, self.added.ids.len());
-        let (mut depth, mut len) = (0, 0);
-        let mut best = None;
-        for c in text.chars() {
-            len += c.len_utf8();
-            for &byte in fold_space(fold, c).encode_utf8(&mut [0; 4]).as_bytes() {
-                low = self.bound(low, high, |token| token.get(depth) < Some(&byte));
-                high = self.bound(low, high, |token| token.get(depth) <= Some(&byte));
-                depth += 1;
-            }
-            if low == high {
-                break;
-            }
-            if self.token(low).len() == depth {
-                best = Some((low, len));
-            }
-        }
-        best
-    }
-
-    fn token(&self, index: usize) -> &'a [u8] {
-        self.added.ids.get(index).map_or(&[], |id| self.section.token(id))
-    }
-
-    /// The first of entries `low..high` for which `below` does not hold.
-    fn bound(&self, mut low: usize, mut high: usize, below: impl Fn(&[u8]) -> bool) -> usize {
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if below(self.token(middle)) { low = middle + 1 } else { high = middle }
-        }
-        low
+    /// No word character stands beside `start..end`.
+    fn is_apart(&self, start: usize, end: usize) -> bool {
+        let before = self.text.get(..start).and_then(|text| text.chars().next_back());
+        let after = self.text.get(end..).and_then(|text| text.chars().next());
+        [before, after].into_iter().flatten().all(|c| self.section.word_chars.of(c) == 0)
     }
 }
 

@@ -22,9 +22,9 @@ pub const fn workspace_len(bytes: usize) -> usize {
 pub(super) struct Workspace<'w> {
     /// The word.
     pub(super) word: &'w mut [u8],
-    links: &'w mut [u32],
-    priorities: &'w mut [u32],
-    tree: &'w mut [u32],
+    pub(super) links: &'w mut [u32],
+    pub(super) priorities: &'w mut [u32],
+    pub(super) tree: &'w mut [u32],
 }
 
 impl<'w> Workspace<'w> {

@@ -4,9 +4,10 @@ use core::fmt;
 
 use super::added::{Part, Parts, Piece};
 use super::bpe::{Workspace, workspace_len};
-use super::header::{Kind, Missing, Prefix, Split};
+use super::kinds::{Kind, Missing, PairPart, Prefix, Split};
 use super::section::Section;
 use super::words::{digits_len, word_len};
+use super::{unigram, wordpiece};
 
 /// What [`super::Tokenizer::encode`] does besides splitting and merging. The default is what Hugging Face's `encode`
 /// does.
@@ -37,11 +38,13 @@ pub enum EncodeError {
         /// The room.
         capacity: usize,
     },
-    /// A word does not fit the workspace.
+    /// A word, or the text while it is normalized, does not fit the workspace.
     WorkspaceTooSmall {
-        /// `u32`s of workspace that this word needs.
+        /// `u32`s of workspace that this takes, at least.
         needed: usize,
     },
+    /// The tokenizer's files do not say how a pair of texts is put together.
+    NoPairs,
     /// A character-level tokenizer does not know the character.
     UnknownCharacter {
         /// The character.
@@ -49,13 +52,26 @@ pub enum EncodeError {
     },
 }
 
+impl EncodeError {
+    /// The error of a part of the encoding, when `taken` words of workspace are in use beside it.
+    fn beside(self, taken: usize) -> Self {
+        match self {
+            EncodeError::WorkspaceTooSmall { needed } => {
+                EncodeError::WorkspaceTooSmall { needed: needed.saturating_add(taken) }
+            }
+            other => other,
+        }
+    }
+}
+
 impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             EncodeError::OutputFull { capacity } => write!(f, "the text has more than {capacity} tokens"),
             EncodeError::WorkspaceTooSmall { needed } => {
-                write!(f, "a word of the text needs {needed} words of workspace")
+                write!(f, "the text needs {needed} words of workspace at least")
             }
+            EncodeError::NoPairs => f.write_str("the tokenizer does not know how a pair of texts is encoded"),
             EncodeError::UnknownCharacter { character } => {
                 write!(f, "the tokenizer does not know the character {character:?}")
             }
@@ -88,32 +104,29 @@ impl<'o> Output<'o> {
     }
 }
 
-/// One text on its way to ids.
+/// Texts on their way to ids.
 pub(super) struct Encoder<'e, 'a, 'o> {
     section: &'e Section<'a>,
     options: EncodeOptions,
-    workspace: Workspace<'e>,
     symbols: Symbols<'e, 'a, 'o>,
     /// Nothing of the text has been encoded yet.
     first: bool,
+    /// Words of workspace there were at first.
+    capacity: usize,
 }
 
 impl<'e, 'a, 'o> Encoder<'e, 'a, 'o> {
-    pub(super) fn new(
-        section: &'e Section<'a>,
-        options: EncodeOptions,
-        workspace: &'e mut [u32],
-        output: &'e mut Output<'o>,
-    ) -> Self {
-        let symbols = Symbols { section, output, in_unknown: false };
-        Encoder { section, options, workspace: Workspace::new(workspace), symbols, first: true }
+    pub(super) fn new(section: &'e Section<'a>, options: EncodeOptions, output: &'e mut Output<'o>) -> Self {
+        let symbols = Symbols { section, output, in_unknown: false, path_score: 0.0 };
+        Encoder { section, options, symbols, first: true, capacity: 0 }
     }
 
     /// Encodes a whole text, without the template.
-    pub(super) fn text(mut self, text: &str) -> Result<(), EncodeError> {
+    pub(super) fn text(mut self, text: &str, memory: &mut [u32]) -> Result<(), EncodeError> {
+        self.capacity = memory.len();
         let section = self.section;
         let prefix = section.header.prefix;
-        let text = if section.header.collapse { trim_spaces(text) } else { text };
+        let text = if section.normalizer.is_empty() { self.trimmed(text) } else { text };
         if text.is_empty() {
             return Ok(());
         }
@@ -128,15 +141,27 @@ impl<'e, 'a, 'o> Encoder<'e, 'a, 'o> {
                     continue;
                 }
             };
+            let (text, memory) = section.normalizer.run(section, piece.text, memory)?;
+            if !section.normalizer.is_empty() {
+                piece.text = self.trimmed(text);
+                if piece.text.is_empty() && (section.header.collapse || !piece.space) {
+                    continue;
+                }
+            }
             piece.space |= prefix == Prefix::Always && !self.continues();
             for part in Parts::new(section, normalized, piece, parse_special) {
                 match part {
-                    Part::Piece(piece) => self.piece(piece)?,
+                    Part::Piece(piece) => self.piece(piece, memory)?,
                     Part::Token(id) => self.token(id)?,
                 }
             }
         }
         Ok(())
+    }
+
+    /// A text without the outer spaces that SentencePiece takes away, if it is told to.
+    fn trimmed<'t>(&self, text: &'t str) -> &'t str {
+        if self.section.header.collapse { trim_spaces(text) } else { text }
     }
 
     /// What comes next continues the text before this one.
@@ -150,22 +175,29 @@ impl<'e, 'a, 'o> Encoder<'e, 'a, 'o> {
     }
 
     /// Cuts what lies between added tokens into words.
-    fn piece(&mut self, mut piece: Piece<'_>) -> Result<(), EncodeError> {
+    fn piece<'t>(&mut self, mut piece: Piece<'t>, memory: &'t mut [u32]) -> Result<(), EncodeError> {
         let header = &self.section.header;
+        let taken = self.capacity.saturating_sub(memory.len());
+        let run = self.section.pre_tokenizer.run(self.section, piece.text, memory);
+        let (text, memory) = run.map_err(|error| error.beside(taken))?;
+        piece.text = text;
         let wants_space = match header.prefix {
             Prefix::Never | Prefix::Always | Prefix::Text => false,
             Prefix::Missing => !self.continues(),
             Prefix::FirstMissing => self.first && !self.options.continues,
         };
-        let fold = header.kind == Kind::CharBpe;
+        let fold = header.folds();
         piece.space |= wants_space && !piece.text.starts_with(|c| fold_space(fold, c) == ' ');
         self.first = false;
         self.symbols.in_unknown = false;
+        self.symbols.path_score = 0.0;
         let collapse = header.collapse;
         let mut chars = Chars { space: piece.space, text: piece.text.chars(), fold, collapse, after_space: false };
         if header.kind == Kind::Characters {
             return chars.try_for_each(|c| self.symbols.push(c.encode_utf8(&mut [0; 4]).as_bytes()));
         }
+        let taken = self.capacity.saturating_sub(memory.len());
+        let mut workspace = Workspace::new(memory);
         let mut limit = 0;
         loop {
             if limit == 0 {
@@ -176,53 +208,124 @@ impl<'e, 'a, 'o> Encoder<'e, 'a, 'o> {
                 return Ok(());
             }
             limit = limit.saturating_sub(len);
-            self.word(chars.by_ref().take(len))?;
+            self.word(chars.by_ref().take(len), &mut workspace).map_err(|error| error.beside(taken))?;
         }
     }
 
-    /// Merges one word.
-    fn word(&mut self, chars: impl Iterator<Item = char>) -> Result<(), EncodeError> {
-        let mut len: usize = 0;
+    /// Encodes one word.
+    fn word(&mut self, chars: impl Iterator<Item = char>, workspace: &mut Workspace<'_>) -> Result<(), EncodeError> {
+        let header = &self.section.header;
+        let is_wordpiece = header.kind == Kind::WordPiece && cfg!(feature = "wordpiece");
+        let (mut len, mut count): (usize, u32) = (0, 0);
+        let mut between = false;
         for c in chars {
+            count = count.saturating_add(1);
+            between = header.split == Split::Words && c == ' ';
+            if between || is_wordpiece && count > header.max_word_chars {
+                continue; // not looked at, but no part of the next word
+            }
             let mut utf8 = [0; 4];
             let bytes = c.encode_utf8(&mut utf8).as_bytes();
             let end = len.saturating_add(bytes.len());
-            if let Some(room) = self.workspace.word.get_mut(len..end) {
+            if let Some(room) = workspace.word.get_mut(len..end) {
                 room.copy_from_slice(bytes);
             }
             len = end;
         }
+        if between {
+            return Ok(());
+        }
+        if is_wordpiece && count > header.max_word_chars {
+            return self.symbols.unknown();
+        }
         let needed = workspace_len(len);
-        let word = self.workspace.word.get(..len).ok_or(EncodeError::WorkspaceTooSmall { needed })?;
-        if self.section.header.split != Split::None {
+        let word = workspace.word.get(..len).ok_or(EncodeError::WorkspaceTooSmall { needed })?;
+        if header.split != Split::None {
             self.symbols.in_unknown = false;
+            self.symbols.path_score = 0.0;
+        }
+        match header.kind {
+            Kind::WordPiece if is_wordpiece => return wordpiece::encode(word, &mut self.symbols),
+            Kind::Unigram if cfg!(feature = "unigram") => {
+                return unigram::encode(workspace, len, &mut self.symbols);
+            }
+            _ => {}
         }
         if let Some(id) = self.section.find_word(word) {
             self.symbols.in_unknown = false;
             return self.symbols.output.push(id);
         }
-        let symbol_len: fn(u8) -> usize = match self.section.header.kind {
+        let symbol_len: fn(u8) -> usize = match header.kind {
             Kind::ByteBpe => |_| 1,
-            Kind::CharBpe | Kind::Characters => utf8_len,
+            _ => utf8_len,
         };
-        if self.section.header.missing == Missing::Drop {
+        if header.missing == Missing::Drop {
             // Before merging: what an unknown symbol divided can merge.
-            len = self.workspace.retain(len, symbol_len, |symbol| self.section.find(symbol).is_some());
+            len = workspace.retain(len, symbol_len, |symbol| self.section.find(symbol).is_some());
         }
-        self.workspace.merge(self.section, len, symbol_len, |symbol| self.symbols.push(symbol))
+        workspace.merge(self.section, len, symbol_len, |symbol| self.symbols.push(symbol))
     }
 }
 
-/// Where merged symbols become ids.
-struct Symbols<'e, 'a, 'o> {
-    section: &'e Section<'a>,
-    output: &'e mut Output<'o>,
+/// Encodes a pair of texts, and writes the segment of each id.
+pub(super) fn pair(
+    section: &Section<'_>,
+    texts: [&str; 2],
+    options: EncodeOptions,
+    memory: &mut [u32],
+    output: &mut Output<'_>,
+    segments: &mut [u8],
+) -> Result<(), EncodeError> {
+    if section.header.pair == 0 {
+        return Err(EncodeError::NoPairs);
+    }
+    let [first, second] = texts;
+    for (part, segment) in section.pair() {
+        let start = output.len;
+        match part {
+            PairPart::Token(id) if options.add_special_tokens => output.push(id)?,
+            PairPart::Token(_) => {}
+            PairPart::First => Encoder::new(section, options, output).text(first, memory)?,
+            PairPart::Second => {
+                let options = EncodeOptions { continues: false, ..options };
+                Encoder::new(section, options, output).text(second, memory)?;
+            }
+        }
+        if let Some(part) = segments.get_mut(start..output.len) {
+            part.fill(segment);
+        }
+    }
+    Ok(())
+}
+
+/// Where symbols become ids.
+pub(super) struct Symbols<'e, 'a, 'o> {
+    pub(super) section: &'e Section<'a>,
+    pub(super) output: &'e mut Output<'o>,
     /// The last symbol was unknown, so that another one may be the same token.
     in_unknown: bool,
+    /// Score of a unigram model's path so far: it goes on where one text is cut into words.
+    pub(super) path_score: f64,
 }
 
 impl Symbols<'_, '_, '_> {
-    fn push(&mut self, symbol: &[u8]) -> Result<(), EncodeError> {
+    /// A token of the vocabulary.
+    pub(super) fn known(&mut self, id: u32) -> Result<(), EncodeError> {
+        self.in_unknown = false;
+        self.output.push(id)
+    }
+
+    /// A word that is unknown as a whole.
+    pub(super) fn unknown(&mut self) -> Result<(), EncodeError> {
+        self.section.header.unknown.map_or(Ok(()), |id| self.output.push(id))
+    }
+
+    /// A symbol, unless there is none.
+    pub(super) fn push_some(&mut self, symbol: &[u8]) -> Result<(), EncodeError> {
+        if symbol.is_empty() { Ok(()) } else { self.push(symbol) }
+    }
+
+    pub(super) fn push(&mut self, symbol: &[u8]) -> Result<(), EncodeError> {
         let header = &self.section.header;
         let was_in_unknown = core::mem::replace(&mut self.in_unknown, false);
         if let Some((id, _)) = self.section.find(symbol) {

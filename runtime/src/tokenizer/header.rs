@@ -1,158 +1,19 @@
 //! The fixed part of a tokenizer section: what the tokenizer does, which tables follow, and how long they are.
 //!
-//! A section is a 64-byte [`Header`] followed by tables without gaps, in the order of [`Table`]. Everything is
+//! A section is a 96-byte [`Header`] followed by tables without gaps, in the order of [`Table`]. Everything is
 //! little-endian and read in place. Ids take two bytes where the vocabulary has at most 65,536 tokens, else four; byte
-//! offsets take two where the token bytes are at most 65,535, else four. What the rules mean for text stands in the
-//! sibling modules; that the tables hold what they should is checked in `section`.
+//! offsets take two where the token bytes are at most 65,535, else four; scores take eight where four would round. What
+//! the rules mean for text stands in the sibling modules; that the tables hold what they should is checked in `section`.
 
+use super::kinds::{Digits, Invalid, Kind, Missing, Prefix, Split, Strip};
 use super::section::TokenizerError;
 
 /// First four bytes of a section. The digit is the format's version.
-pub const MAGIC: [u8; 4] = *b"TOK1";
+pub const MAGIC: [u8; 4] = *b"TOK2";
 /// Bytes of a [`Header`].
-pub const HEADER_LEN: usize = 64;
+pub const HEADER_LEN: usize = 96;
 /// Stands for "no id".
 const NONE: u32 = u32::MAX;
-
-/// A `repr(u8)` enum with `from_u8` and a name for each variant.
-macro_rules! byte_enum {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $value:literal, $text:literal;)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u8)]
-        pub enum $name { $($(#[$doc])* $variant = $value,)* }
-
-        impl $name {
-            const fn from_u8(value: u8) -> Option<Self> {
-                match value {
-                    $($value => Some($name::$variant),)*
-                    _ => None,
-                }
-            }
-
-            /// The name that `inspect` prints.
-            pub const fn name(self) -> &'static str {
-                match self { $($name::$variant => $text,)* }
-            }
-        }
-    };
-}
-
-byte_enum! {
-    /// What the smallest symbols are and how they combine.
-    Kind {
-        /// Byte pair encoding over bytes (GPT-2, Llama 3): every text is representable.
-        ByteBpe = 0, "byte-level BPE";
-        /// Byte pair encoding over characters, spaces being part of the words (SentencePiece, Llama 1 and 2).
-        CharBpe = 1, "SentencePiece BPE";
-        /// One token for each character (nanoGPT's character-level models).
-        Characters = 2, "characters";
-    }
-}
-
-byte_enum! {
-    /// How text is cut into words before merging.
-    Split {
-        /// Not at all.
-        None = 0, "none";
-        /// GPT-2's pattern.
-        Gpt2 = 1, "GPT-2";
-        /// Llama 3's pattern: digits in groups of up to three.
-        Llama3 = 2, "Llama 3";
-        /// Qwen 2's pattern: Llama 3's with single digits.
-        Qwen2 = 3, "Qwen 2";
-        /// Before every space.
-        Spaces = 4, "spaces";
-    }
-}
-
-byte_enum! {
-    /// How runs of digits are cut before [`Split`] is applied.
-    Digits {
-        /// They are not.
-        Joined = 0, "joined";
-        /// A run of digits is a piece of its own.
-        Apart = 1, "apart";
-        /// Every digit is a piece of its own.
-        Single = 2, "single";
-    }
-}
-
-byte_enum! {
-    /// When a space is put before a piece of text. Pieces are what added tokens leave between them.
-    Prefix {
-        /// Never.
-        Never = 0, "never";
-        /// Before every piece, before added tokens of class [`AddedFlags::NORMALIZED`] are looked for.
-        Always = 1, "every piece";
-        /// Before every piece that does not begin with one.
-        Missing = 2, "every piece without one";
-        /// Before the piece at the start of the text if it does not begin with one.
-        FirstMissing = 3, "the first piece without one";
-        /// Before a text that is not empty, whatever it begins with.
-        Text = 4, "the text";
-    }
-}
-
-byte_enum! {
-    /// What becomes of a symbol that is not in the vocabulary.
-    Missing {
-        /// Nothing.
-        Drop = 0, "dropped";
-        /// The unknown token.
-        Unknown = 1, "unknown token";
-        /// One unknown token for each run of such symbols.
-        FusedUnknown = 2, "unknown token for each run";
-        /// A token for each of its bytes.
-        Bytes = 3, "byte tokens";
-        /// [`super::EncodeError::UnknownCharacter`].
-        Error = 4, "error";
-    }
-}
-
-byte_enum! {
-    /// How bytes that are not UTF-8 are shown when decoding.
-    Invalid {
-        /// One U+FFFD for each maximal invalid part, as `String::from_utf8_lossy` does.
-        Lossy = 0, "lossy";
-        /// A run of byte tokens that is not UTF-8 as a whole is one U+FFFD for each byte (Hugging Face).
-        Run = 1, "whole run";
-        /// One U+FFFD for each byte that belongs to no character (SentencePiece).
-        Byte = 2, "each byte";
-    }
-}
-
-byte_enum! {
-    /// Which leading spaces decoding takes away: those that [`Prefix`] put there.
-    Strip {
-        /// None.
-        None = 0, "none";
-        /// A space at the start of the text.
-        Text = 1, "one of the text";
-        /// All spaces of the first token.
-        FirstToken = 2, "all of the first token";
-        /// A space at the start of the text unless a byte token or the unknown token spells it.
-        Piece = 3, "one of the first piece";
-    }
-}
-
-/// Properties of an added token, a bit each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AddedFlags(pub u8);
-
-impl AddedFlags {
-    /// White space to the left of the token belongs to it.
-    pub const LSTRIP: u8 = 1;
-    /// White space to the right of the token belongs to it.
-    pub const RSTRIP: u8 = 2;
-    /// Looked for in what tokens without this flag leave, after the leading space was put there.
-    pub const NORMALIZED: u8 = 4;
-    pub(super) const ALL: u8 = 7;
-
-    pub(super) const fn has(self, flag: u8) -> bool {
-        self.0 & flag != 0
-    }
-}
 
 /// The tables of a section, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +21,8 @@ impl AddedFlags {
 pub enum Table {
     /// `vocab + 1` byte offsets: token `i` is `bytes[offsets[i]..offsets[i + 1]]`.
     Offsets,
-    /// Ids of tokens that merging can produce, and of single symbols, sorted by their bytes.
+    /// Ids of tokens that merging can produce, and of single symbols, sorted by their bytes; of all tokens that text can
+    /// become, where nothing merges.
     Merges,
     /// Merge priority for each entry of `Merges`, lower first; empty if ids are in that order already.
     Ranks,
@@ -178,14 +40,28 @@ pub enum Table {
     PromptStart,
     /// Ids put after a user's prompt.
     PromptEnd,
-    /// An [`AddedFlags`] for each entry of `Added`.
+    /// What the encoding of a pair of texts consists of, see [`PairPart`](super::PairPart).
+    Pair,
+    /// A score for each token of a unigram model, f32 or f64.
+    Scores,
+    /// What text goes through before added tokens of class [`AddedFlags::NORMALIZED`](super::AddedFlags::NORMALIZED) are
+    /// looked for, see [`StepKind`](super::StepKind).
+    Normalizer,
+    /// What the pieces between added tokens go through before they are cut into words.
+    PreTokenizer,
+    /// The characters of words, for [`AddedFlags::SINGLE_WORD`](super::AddedFlags::SINGLE_WORD): a
+    /// [`Property`](super::Property).
+    WordChars,
+    /// What WordPiece tokens inside words begin with.
+    Continuation,
+    /// An [`AddedFlags`](super::AddedFlags) for each entry of `Added`.
     AddedFlags,
     /// All tokens' bytes. Spaces are spaces, whatever the training tool wrote for them.
     Bytes,
 }
 
 /// Number of [`Table`]s.
-pub const TABLES: usize = 12;
+pub const TABLES: usize = 18;
 
 impl Table {
     /// All tables, in order.
@@ -200,6 +76,12 @@ impl Table {
         Table::TemplateEnd,
         Table::PromptStart,
         Table::PromptEnd,
+        Table::Pair,
+        Table::Scores,
+        Table::Normalizer,
+        Table::PreTokenizer,
+        Table::WordChars,
+        Table::Continuation,
         Table::AddedFlags,
         Table::Bytes,
     ];
@@ -217,6 +99,12 @@ impl Table {
             Table::TemplateEnd => "template_end",
             Table::PromptStart => "prompt_start",
             Table::PromptEnd => "prompt_end",
+            Table::Pair => "pair",
+            Table::Scores => "scores",
+            Table::Normalizer => "normalizer",
+            Table::PreTokenizer => "pre_tokenizer",
+            Table::WordChars => "word_chars",
+            Table::Continuation => "continuation",
             Table::AddedFlags => "added_flags",
             Table::Bytes => "bytes",
         }
@@ -224,7 +112,7 @@ impl Table {
 }
 
 /// The fixed part of a section: what the tokenizer does, and the lengths of its tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Header {
     /// Symbols.
     pub kind: Kind,
@@ -272,13 +160,39 @@ pub struct Header {
     pub bos: Option<u32>,
     /// The token that ends a sequence.
     pub eos: Option<u32>,
+    /// Entries of [`Table::Pair`].
+    pub pair: u32,
+    /// Scores are f64, else f32.
+    pub wide_scores: bool,
+    /// Scores of paths are rounded to f32, as in SentencePiece.
+    pub single_sums: bool,
+    /// `<0x41>` in a text is the byte token of that name.
+    pub named_bytes: bool,
+    /// Decoding leaves out the spaces before punctuation and contractions that WordPiece tokens would get.
+    pub cleanup: bool,
+    /// Bytes of [`Table::Normalizer`].
+    pub normalizer: u32,
+    /// Bytes of [`Table::PreTokenizer`].
+    pub pre_tokenizer: u32,
+    /// Entries of [`Table::WordChars`].
+    pub word_chars: u32,
+    /// Bytes of [`Table::Continuation`].
+    pub continuation: u32,
+    /// Longer words, in characters, are unknown to WordPiece.
+    pub max_word_chars: u32,
+    /// Score of a character outside the vocabulary of a unigram model.
+    pub unknown_score: f64,
 }
 
-const COLLAPSE: u8 = 1;
-const PROMPT: u8 = 2;
-const PROMPT_CONTINUES: u8 = 4;
-const RANKS: u8 = 8;
-const ALL_FLAGS: u8 = 15;
+const COLLAPSE: u32 = 1;
+const PROMPT: u32 = 2;
+const PROMPT_CONTINUES: u32 = 4;
+const RANKS: u32 = 8;
+const WIDE_SCORES: u32 = 16;
+const SINGLE_SUMS: u32 = 32;
+const NAMED_BYTES: u32 = 64;
+const CLEANUP: u32 = 128;
+const ALL_FLAGS: u32 = 255;
 
 fn u32_at(bytes: &[u8; HEADER_LEN], at: usize) -> u32 {
     let mut le = [0; 4];
@@ -294,16 +208,19 @@ impl Header {
     /// # Errors
     /// [`TokenizerError::Magic`], or [`TokenizerError::Field`] for a value without a meaning.
     pub fn read(bytes: &[u8; HEADER_LEN]) -> Result<Self, TokenizerError> {
-        let [m0, m1, m2, m3, kind, split, digits, prefix, missing, invalid, strip, flags, ..] = *bytes;
+        let [m0, m1, m2, m3, kind, split, digits, prefix, missing, invalid, strip, zero, ..] = *bytes;
         if [m0, m1, m2, m3] != MAGIC {
             return Err(TokenizerError::Magic { found: [m0, m1, m2, m3] });
         }
-        fn known<T>(value: Option<T>, field: &'static str, found: u8) -> Result<T, TokenizerError> {
+        fn known<T>(value: Option<T>, field: &'static str, found: impl Into<u32>) -> Result<T, TokenizerError> {
             value.ok_or(TokenizerError::Field { field, found: found.into() })
         }
-        known((flags & !ALL_FLAGS == 0).then_some(()), "flags", flags)?;
         let word = |at| u32_at(bytes, at);
         let id = |at| Some(word(at)).filter(|&id| id != NONE);
+        let flags = word(60);
+        known((flags & !ALL_FLAGS == 0).then_some(()), "flags", flags)?;
+        known((zero == 0).then_some(()), "reserved", zero)?;
+        known((word(92) == 0).then_some(()), "reserved", word(92))?;
         Ok(Header {
             kind: known(Kind::from_u8(kind), "kind", kind)?,
             split: known(Split::from_u8(split), "split", split)?,
@@ -316,6 +233,10 @@ impl Header {
             prompt: flags & PROMPT != 0,
             prompt_continues: flags & PROMPT_CONTINUES != 0,
             ranks: flags & RANKS != 0,
+            wide_scores: flags & WIDE_SCORES != 0,
+            single_sums: flags & SINGLE_SUMS != 0,
+            named_bytes: flags & NAMED_BYTES != 0,
+            cleanup: flags & CLEANUP != 0,
             vocab: word(12),
             bytes: word(16),
             merges: word(20),
@@ -328,26 +249,34 @@ impl Header {
             first_byte: id(48),
             bos: id(52),
             eos: id(56),
-        })
-        .and_then(|header| match word(60) {
-            0 => Ok(header),
-            found => Err(TokenizerError::Field { field: "reserved", found }),
+            normalizer: word(64),
+            pre_tokenizer: word(68),
+            word_chars: word(72),
+            pair: word(76) & 0xFFFF,
+            continuation: word(76) >> 16,
+            max_word_chars: word(80),
+            unknown_score: f64::from_bits(u64::from(word(84)) | u64::from(word(88)) << 32),
         })
     }
 
-    /// Writes a header; `None` if there are 65,536 or more added tokens of a class.
+    /// Writes a header; `None` if there are 65,536 or more added tokens of a class, parts of a pair, or bytes of the
+    /// continuation.
     pub fn write(&self) -> Option<[u8; HEADER_LEN]> {
-        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        let flag = |set: bool, bit: u32| if set { bit } else { 0 };
         let flags = flag(self.collapse, COLLAPSE)
             | flag(self.prompt, PROMPT)
             | flag(self.prompt_continues, PROMPT_CONTINUES)
-            | flag(self.ranks, RANKS);
+            | flag(self.ranks, RANKS)
+            | flag(self.wide_scores, WIDE_SCORES)
+            | flag(self.single_sums, SINGLE_SUMS)
+            | flag(self.named_bytes, NAMED_BYTES)
+            | flag(self.cleanup, CLEANUP);
         let pair = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
         let [template_start, template_end, prompt_start, prompt_end] = self.affixes;
         let words = [
             u32::from_le_bytes(MAGIC),
             u32::from_le_bytes([self.kind as u8, self.split as u8, self.digits as u8, self.prefix as u8]),
-            u32::from_le_bytes([self.missing as u8, self.invalid as u8, self.strip as u8, flags]),
+            u32::from_le_bytes([self.missing as u8, self.invalid as u8, self.strip as u8, 0]),
             self.vocab,
             self.bytes,
             self.merges,
@@ -360,6 +289,14 @@ impl Header {
             self.first_byte.unwrap_or(NONE),
             self.bos.unwrap_or(NONE),
             self.eos.unwrap_or(NONE),
+            flags,
+            self.normalizer,
+            self.pre_tokenizer,
+            self.word_chars,
+            pair(self.pair.try_into().ok()?, self.continuation.try_into().ok()?),
+            self.max_word_chars,
+            self.unknown_score.to_bits() as u32,
+            (self.unknown_score.to_bits() >> 32) as u32,
             0,
         ];
         let mut bytes = [0; HEADER_LEN];
@@ -367,6 +304,11 @@ impl Header {
             field.copy_from_slice(&word.to_le_bytes());
         }
         Some(bytes)
+    }
+
+    /// U+2581, which stands for a space in the vocabularies of SentencePiece, is a space in texts too.
+    pub(super) const fn folds(&self) -> bool {
+        matches!(self.kind, Kind::CharBpe | Kind::Unigram)
     }
 
     /// Bytes of an id.
@@ -390,6 +332,15 @@ impl Header {
             Table::TemplateEnd => (template_end as u64, ids),
             Table::PromptStart => (prompt_start as u64, ids),
             Table::PromptEnd => (prompt_end as u64, ids),
+            Table::Pair => (self.pair as u64, 4),
+            Table::Scores => match self.kind {
+                Kind::Unigram => (self.vocab as u64, if self.wide_scores { 8 } else { 4 }),
+                _ => (0, 4),
+            },
+            Table::Normalizer => (self.normalizer as u64, 1),
+            Table::PreTokenizer => (self.pre_tokenizer as u64, 1),
+            Table::WordChars => (self.word_chars as u64, 4),
+            Table::Continuation => (self.continuation as u64, 1),
             Table::AddedFlags => (added, 1),
             Table::Bytes => (self.bytes as u64, 1),
         }

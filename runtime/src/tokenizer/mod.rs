@@ -1,21 +1,41 @@
 //! Tokenizers that run on the device: text to ids and back, without a heap, straight from the blob.
 //!
-//! Three kinds are known: byte-level BPE (GPT-2, Llama 3), BPE over characters with byte fallback (SentencePiece as in
-//! Llama 1 and 2), and single characters (nanoGPT). A [`Tokenizer`] is a view of a section of the blob, in which
-//! everything stands ready to be searched. [`Tokenizer::new`] checks the section once; nothing after that panics, leaves
-//! the section, or runs without bound, whatever the section and the text hold. Ids are those of Hugging Face's
-//! `tokenizers` and of `sentencepiece`. Text is not normalized here beyond what those kinds do with spaces: no Unicode
-//! normalization forms, no lower-casing. Reading the files that users have is the converter's part.
+//! Five kinds are known: byte-level BPE (GPT-2, Llama 3, RoBERTa), BPE over characters with byte fallback (SentencePiece
+//! as in Llama 1 and 2), WordPiece (BERT), unigram models (SentencePiece, T5), and single characters (nanoGPT). A
+//! [`Tokenizer`] is a view of a section of the blob, in which everything stands ready to be searched. [`Tokenizer::new`]
+//! checks the section once; nothing after that panics, leaves the section, or runs without bound, whatever the section and
+//! the text hold. Ids are those of Hugging Face's `tokenizers` and of `sentencepiece`. Normalization (NFC, lower-casing,
+//! accents, SentencePiece's tables) goes by tables that the converter put into the section of a model that needs them;
+//! there are none here. Reading the files that users have is the converter's part.
 //!
-//! Tokenizing takes a caller's workspace of [`workspace_len`] bytes for the longest *word*, not for the text.
+//! # Memory
+//!
+//! Encoding takes a caller's workspace of [`workspace_len`]`(n)` words for the longest *word*, n bytes, not for the text. A
+//! tokenizer that normalizes ([`Tokenizer::normalizes`]) takes, on top of that, as many bytes as the longest piece of text
+//! between added tokens has after normalization; twice that if there are several steps. For short texts in WordPiece
+//! or unigram tokenizers, `workspace_len(64)` plus half a word for each byte of text will do; that is 1.3 KiB for 256 bytes.
+//! Decoding takes none.
+//!
+//! What a tokenizer adds to a file beside its tokens: BERT's rules 3 KB (cased) or 39 KB (uncased), Unicode's NFC 36 KB and
+//! NFKC 60 KB, SentencePiece's `nmt_nfkc` 240 KB, a unigram model's scores four bytes for each token.
+//!
+//! # Features
+//!
+//! `wordpiece`, `unigram` and `normalizers`, all on by default. Without one of them its code is left out, and a section that
+//! needs it is refused with [`TokenizerError::Unsupported`].
 
 mod added;
 mod bpe;
 mod encode;
 mod header;
+mod kinds;
+mod normalize;
+mod property;
 mod section;
 mod stream;
 mod unicode;
+mod unigram;
+mod wordpiece;
 mod words;
 
 use core::fmt::{self, Write};
@@ -23,9 +43,11 @@ use core::fmt::{self, Write};
 pub use bpe::workspace_len;
 pub use encode::{EncodeError, EncodeOptions};
 use encode::{Encoder, Output};
-pub use header::{
-    AddedFlags, Digits, HEADER_LEN, Header, Invalid, Kind, MAGIC, Missing, Prefix, Split, Strip, TABLES, Table,
+pub use header::{HEADER_LEN, Header, MAGIC, TABLES, Table};
+pub use kinds::{
+    AddedFlags, Cluster, Digits, Invalid, Kind, MapRule, Missing, PairPart, Prefix, Split, StepKind, Strip,
 };
+pub use property::Property;
 use section::Section;
 pub use section::TokenizerError;
 pub use stream::TextStream;
@@ -51,9 +73,10 @@ impl<'a> Tokenizer<'a> {
 
     /// Writes the ids of `text` to the front of `out` and returns how many they are.
     ///
-    /// `workspace` holds [`workspace_len`]`(n)` words, n being the bytes of the longest word: what the pre-tokenizer
-    /// makes of the text, or, for SentencePiece, what lies between spaces (the whole text if the vocabulary has tokens
-    /// with inner spaces). A character-level tokenizer needs none.
+    /// `workspace` holds [`workspace_len`]`(n)` words, and more if the tokenizer [`normalizes`](Self::normalizes): see the
+    /// [module](self#memory). n is the bytes of the longest word: what the pre-tokenizer makes of the text, or, for
+    /// SentencePiece, what lies between spaces (the whole text if the vocabulary has tokens with inner spaces). A
+    /// character-level tokenizer needs none.
     ///
     /// # Errors
     /// `out` or `workspace` is too small, or a character is unknown.
@@ -69,11 +92,45 @@ impl<'a> Tokenizer<'a> {
         if options.add_special_tokens {
             output.extend(section.template_start.iter())?;
         }
-        Encoder::new(section, options, workspace, &mut output).text(text)?;
+        Encoder::new(section, options, &mut output).text(text, workspace)?;
         if options.add_special_tokens {
             output.extend(section.template_end.iter())?;
         }
         Ok(output.len)
+    }
+
+    /// Encodes a pair of texts, such as a question and a passage, with the tokens that the tokenizer's files put around and
+    /// between them. Writes the ids to the front of `out`, the segment of each to `segments` (BERT's token types: 0 for the
+    /// first text, 1 for the second), and returns how many they are.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode); `segments` is too small; or the tokenizer's files know no pairs.
+    pub fn encode_pair(
+        &self,
+        texts: [&str; 2],
+        options: EncodeOptions,
+        workspace: &mut [u32],
+        out: &mut [u32],
+        segments: &mut [u8],
+    ) -> Result<usize, EncodeError> {
+        let room = out.len().min(segments.len());
+        let mut output = Output::new(out.get_mut(..room).unwrap_or_default());
+        encode::pair(&self.section, texts, options, workspace, &mut output, segments)?;
+        Ok(output.len)
+    }
+
+    /// The text as it is when added tokens of class [`AddedFlags::NORMALIZED`] are looked for. Where there are none, it is
+    /// also prepared for being cut into words: BERT's punctuation has spaces around it.
+    ///
+    /// # Errors
+    /// `workspace` is too small.
+    pub fn normalize<'t>(&self, text: &'t str, workspace: &'t mut [u32]) -> Result<&'t str, EncodeError> {
+        self.section.normalizer.run(&self.section, text, workspace).map(|(text, _)| text)
+    }
+
+    /// Texts take workspace by their length, see the [module](self#memory).
+    pub fn normalizes(&self) -> bool {
+        !(self.section.normalizer.is_empty() && self.section.pre_tokenizer.is_empty())
     }
 
     /// Encodes a user's text as the model expects a prompt: inside the prompt format if there is one, else like
@@ -90,7 +147,7 @@ impl<'a> Tokenizer<'a> {
         let options = EncodeOptions { continues: section.header.prompt_continues, ..options };
         let mut output = Output::new(out);
         output.extend(section.prompt_start.iter())?;
-        Encoder::new(section, options, workspace, &mut output).text(text)?;
+        Encoder::new(section, options, &mut output).text(text, workspace)?;
         output.extend(section.prompt_end.iter())?;
         Ok(output.len)
     }
@@ -124,7 +181,7 @@ impl<'a> Tokenizer<'a> {
     }
 
     fn is_skipped(&self, id: u32, skip_special: bool) -> bool {
-        skip_special && self.is_special(id)
+        id >= self.vocab() || skip_special && self.is_special(id)
     }
 
     /// The ids of all special tokens, ascending.

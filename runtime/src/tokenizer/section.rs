@@ -5,7 +5,11 @@
 use core::fmt;
 
 use super::MAX_TOKEN_LEN;
-use super::header::{AddedFlags, HEADER_LEN, Header, Kind, MAGIC, Missing, Table};
+use super::encode::fold_space;
+use super::header::{HEADER_LEN, Header, MAGIC, Table};
+use super::kinds::{AddedFlags, Kind, Missing, PairPart};
+use super::normalize::Program;
+use super::property::{Property, partition};
 use crate::arch::MAX_VOCAB;
 
 /// What is wrong with a tokenizer section, and where.
@@ -78,6 +82,16 @@ pub enum TokenizerError {
         /// The token.
         token: u32,
     },
+    /// A token's score is no finite number.
+    Score {
+        /// The token.
+        token: u32,
+    },
+    /// The runtime was built without what the tokenizer needs.
+    Unsupported {
+        /// The feature of the crate that is missing.
+        feature: &'static str,
+    },
 }
 
 impl fmt::Display for TokenizerError {
@@ -109,6 +123,10 @@ impl fmt::Display for TokenizerError {
             TokenizerError::Utf8 { token } => write!(f, "tokenizer section: token {token} is not UTF-8"),
             TokenizerError::ByteToken { token } => {
                 write!(f, "tokenizer section: token {token} is not the byte that it stands for")
+            }
+            TokenizerError::Score { token } => write!(f, "tokenizer section: the score of token {token} is not finite"),
+            TokenizerError::Unsupported { feature } => {
+                write!(f, "the tokenizer needs the feature `{feature}`, which the runtime was built without")
             }
         }
     }
@@ -176,6 +194,14 @@ pub(super) struct Section<'a> {
     pub(super) template_end: Ids<'a>,
     pub(super) prompt_start: Ids<'a>,
     pub(super) prompt_end: Ids<'a>,
+    pair: Ids<'a>,
+    scores: &'a [u8],
+    pub(super) normalizer: Program<'a>,
+    pub(super) pre_tokenizer: Program<'a>,
+    pub(super) word_chars: Property<'a>,
+    pub(super) continuation: &'a [u8],
+    /// The entries of `merges` that begin with `continuation`.
+    pub(super) continuing: (usize, usize),
     /// Added tokens matched in the raw text, then the normalized ones.
     pub(super) added: [Added<'a>; 2],
     bytes: &'a [u8],
@@ -234,6 +260,12 @@ impl<'a> Section<'a> {
         let template_end = ids(Table::TemplateEnd);
         let prompt_start = ids(Table::PromptStart);
         let prompt_end = ids(Table::PromptEnd);
+        let pair = ids(Table::Pair);
+        let (scores, _) = take(Table::Scores);
+        let (normalizer, _) = take(Table::Normalizer);
+        let (pre_tokenizer, _) = take(Table::PreTokenizer);
+        let (word_chars, _) = take(Table::WordChars);
+        let (continuation, _) = take(Table::Continuation);
         let (added_flags, _) = take(Table::AddedFlags);
         let (bytes, _) = take(Table::Bytes);
         let raw = header.added_raw as usize;
@@ -250,6 +282,13 @@ impl<'a> Section<'a> {
             template_end,
             prompt_start,
             prompt_end,
+            pair,
+            scores,
+            normalizer: Program::parse(normalizer, Table::Normalizer)?,
+            pre_tokenizer: Program::parse(pre_tokenizer, Table::PreTokenizer)?,
+            word_chars: Property::new(word_chars),
+            continuation,
+            continuing: (0, 0),
             added: [class(added.slice(0, raw), raw_flags), class(added.slice(raw, added.len()), normalized_flags)],
             bytes,
             space_begins_word: false,
@@ -257,11 +296,65 @@ impl<'a> Section<'a> {
         section.check_tokens()?;
         section.check_tables()?;
         section.check_added()?;
+        section.check_model()?;
         // Where symbols are dropped, what they divide comes side by side, across any cut.
         let symbols_stay = header.missing != Missing::Drop;
         let space_inside = |id| section.token(id).windows(2).any(|pair| matches!(pair, [a, b' '] if *a != b' '));
         section.space_begins_word = symbols_stay && !merges.iter().chain(words.iter()).any(space_inside);
         Ok(section)
+    }
+
+    /// What WordPiece and unigram models have of their own, and what makes a pair.
+    fn check_model(&mut self) -> Result<(), TokenizerError> {
+        let header = &self.header;
+        let contradicts = |field, found| Err(TokenizerError::Field { field, found });
+        let feature = match header.kind {
+            Kind::WordPiece if !cfg!(feature = "wordpiece") => Some("wordpiece"),
+            Kind::Unigram if !cfg!(feature = "unigram") => Some("unigram"),
+            _ => None,
+        };
+        if let Some(feature) = feature {
+            return Err(TokenizerError::Unsupported { feature });
+        }
+        if matches!(header.kind, Kind::WordPiece | Kind::Unigram) && header.unknown.is_none() {
+            return contradicts("unknown", u32::MAX);
+        }
+        if header.named_bytes && header.first_byte.is_none() {
+            return contradicts("first_byte", u32::MAX);
+        }
+        if header.kind == Kind::Unigram {
+            if let Some(token) = (0..header.vocab).find(|&id| !self.score(id).is_finite()) {
+                return Err(TokenizerError::Score { token });
+            }
+            if !header.unknown_score.is_finite() {
+                return contradicts("unknown_score", (header.unknown_score.to_bits() >> 32) as u32);
+            }
+            // Text is cut into whole characters: bytes are found by their names, or stand for what is unknown.
+            if let Some(index) = self.merges.iter().position(|id| self.byte_of(id).is_some()) {
+                return Err(TokenizerError::Range { table: Table::Merges, index: index as u32 });
+            }
+        }
+        if let Some(index) = self.word_chars.unsound() {
+            return Err(TokenizerError::Range { table: Table::WordChars, index: index as u32 });
+        }
+        let mut texts = [0; 2];
+        for (index, entry) in self.pair.iter().enumerate() {
+            match PairPart::read(entry) {
+                Some((PairPart::Token(id), _)) if id < header.vocab => {}
+                Some((PairPart::First, _)) => texts[0] += 1,
+                Some((PairPart::Second, _)) => texts[1] += 1,
+                _ => return Err(TokenizerError::Range { table: Table::Pair, index: index as u32 }),
+            }
+        }
+        if header.pair > 0 && texts != [1, 1] {
+            return contradicts("pair", header.pair);
+        }
+        if header.kind == Kind::WordPiece {
+            let whole = (0, self.merges.len());
+            let narrow = |range, (depth, &byte): (usize, &u8)| self.narrow(self.merges, range, depth, byte);
+            self.continuing = self.continuation.iter().enumerate().fold(whole, narrow);
+        }
+        Ok(())
     }
 
     /// Bounds and text of every token, and the header's ids.
@@ -417,8 +510,158 @@ impl<'a> Section<'a> {
         self.find(word).map(|(id, _)| id).or_else(whole)
     }
 
+    /// Of entries `range` of a table of tokens sorted by their bytes, which agree in the first `depth` bytes, those with
+    /// `byte` as the next one. A token that has no next byte can only be the first of the range.
+    fn narrow(&self, ids: Ids<'a>, (low, high): (usize, usize), depth: usize, byte: u8) -> (usize, usize) {
+        let next = |index: usize| ids.get(index).and_then(|id| self.token(id).get(depth));
+        let start = low + partition(high - low, |index| next(low + index) < Some(&byte));
+        let end = start + partition(high - start, |index| next(start + index) <= Some(&byte));
+        (start, end)
+    }
+
+    /// Calls `found` with the length and the id of each token of the merge table's entries `range` that `text` begins
+    /// with, shortest first; the tokens' own first `skip` bytes, in which all of the range agree, do not count.
+    pub(super) fn prefixes(
+        &self,
+        mut range: (usize, usize),
+        skip: usize,
+        text: &[u8],
+        mut found: impl FnMut(usize, u32),
+    ) {
+        for (at, &byte) in text.iter().enumerate() {
+            range = self.narrow(self.merges, range, skip + at, byte);
+            if range.0 == range.1 {
+                return;
+            }
+            if let Some(id) = self.merges.get(range.0).filter(|&id| self.token(id).len() == skip + at + 1) {
+                found(at + 1, id);
+            }
+        }
+    }
+
+    /// All entries of the merge table.
+    pub(super) fn all(&self) -> (usize, usize) {
+        (0, self.merges.len())
+    }
+
+    /// A token's score in a unigram model.
+    pub(super) fn score(&self, id: u32) -> f64 {
+        let index = id as usize;
+        if self.header.wide_scores {
+            let (scores, _) = self.scores.as_chunks::<8>();
+            scores.get(index).map_or(0.0, |&le| f64::from_le_bytes(le))
+        } else {
+            let (scores, _) = self.scores.as_chunks::<4>();
+            scores.get(index).map_or(0.0, |&le| f32::from_le_bytes(le).into())
+        }
+    }
+
+    /// What the encoding of a pair of texts consists of, and the segment of each part.
+    pub(super) fn pair(&self) -> impl Iterator<Item = (PairPart, u8)> + 'a {
+        self.pair.iter().filter_map(PairPart::read)
+    }
+
+    /// The longest token of a class that `text` begins with: its index and its length there. If `fold`, U+2581 in the
+    /// text is a space.
+    pub(super) fn longest_added(&self, added: &Added<'a>, text: &str, fold: bool) -> Option<(usize, usize)> {
+        let first = text.bytes().next()?;
+        let listed = added.first_bytes.get(usize::from(first / 32)).is_some_and(|bits| bits >> (first % 32) & 1 == 1);
+        if !listed && !fold {
+            return None;
+        }
+        // The tokens that begin with what was read so far are neighbours in the sorted table.
+        let mut range = (0, added.ids.len());
+        let (mut depth, mut len) = (0, 0);
+        let mut best = None;
+        for c in text.chars() {
+            len += c.len_utf8();
+            for &byte in fold_space(fold, c).encode_utf8(&mut [0; 4]).as_bytes() {
+                range = self.narrow(added.ids, range, depth, byte);
+                depth += 1;
+            }
+            if range.0 == range.1 {
+                break;
+            }
+            if added.ids.get(range.0).is_some_and(|id| self.token(id).len() == depth) {
+                best = Some((range.0, len));
+            }
+        }
+        best
+    }
+
     /// The token is special.
     pub(super) fn is_special(&self, id: u32) -> bool {
         self.special.search(|entry| entry.cmp(&id)).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use crate::tokenizer::{Digits, Invalid, Prefix, Split, Strip};
+    use std::vec::Vec;
+
+    /// A section with one token, `a`, a score, and a normalizer of one step that drops outer spaces.
+    fn section(kind: Kind, normalizer: &[u32]) -> Vec<u8> {
+        let header = Header {
+            kind,
+            split: Split::None,
+            digits: Digits::Joined,
+            prefix: Prefix::Never,
+            missing: Missing::Unknown,
+            invalid: Invalid::Lossy,
+            strip: Strip::None,
+            collapse: false,
+            prompt: false,
+            prompt_continues: false,
+            vocab: 1,
+            bytes: 1,
+            merges: 1,
+            ranks: false,
+            words: 0,
+            added_raw: 0,
+            added_normalized: 0,
+            special: 0,
+            affixes: [0; 4],
+            unknown: Some(0),
+            first_byte: None,
+            bos: None,
+            eos: None,
+            pair: 0,
+            wide_scores: false,
+            single_sums: false,
+            named_bytes: false,
+            cleanup: false,
+            normalizer: normalizer.len() as u32 * 4,
+            pre_tokenizer: 0,
+            word_chars: 0,
+            continuation: 0,
+            max_word_chars: 9,
+            unknown_score: 0.0,
+        };
+        let mut section = header.write().unwrap().to_vec();
+        section.extend([0, 0, 1, 0]); // offsets
+        section.extend([0, 0]); // merges
+        section.extend([0; 4].iter().take(if kind == Kind::Unigram { 4 } else { 0 })); // scores
+        section.extend(normalizer.iter().flat_map(|word| word.to_le_bytes()));
+        section.extend(b"a");
+        section
+    }
+
+    #[test]
+    fn what_was_left_out_is_refused_by_name() {
+        let strip = [6, 4, 3];
+        for (kind, normalizer, feature, built) in [
+            (Kind::WordPiece, &[][..], "wordpiece", cfg!(feature = "wordpiece")),
+            (Kind::Unigram, &[], "unigram", cfg!(feature = "unigram")),
+            (Kind::CharBpe, &strip, "normalizers", cfg!(feature = "normalizers")),
+        ] {
+            let section = section(kind, normalizer);
+            let parsed = Section::parse(&section, 1);
+            let refused = TokenizerError::Unsupported { feature };
+            assert_eq!(parsed.err(), if built { None } else { Some(refused) }, "{feature}");
+        }
     }
 }

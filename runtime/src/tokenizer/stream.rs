@@ -6,7 +6,8 @@
 use core::fmt::{self, Write};
 
 use super::Tokenizer;
-use super::header::{Header, Invalid, Kind, Strip};
+use super::header::Header;
+use super::kinds::{Invalid, Kind, Strip};
 
 /// Decodes one sequence of ids.
 ///
@@ -45,6 +46,9 @@ impl<'a> TextStream<'a> {
         let Header { kind, strip, collapse, unknown, .. } = self.tokenizer.section.header;
         let mut bytes = self.tokenizer.section.token(id);
         let is_byte = self.tokenizer.section.byte_of(id).is_some();
+        if kind == Kind::WordPiece {
+            return self.push_piece(bytes, sink);
+        }
         if kind != Kind::ByteBpe && !is_byte {
             self.flush(sink)?;
             if self.at_start
@@ -60,6 +64,21 @@ impl<'a> TextStream<'a> {
         if self.at_start && strip == Strip::FirstToken {
             self.at_start = false;
             return bytes.split(|&b| b == b' ').try_for_each(|part| self.write(part, sink));
+        }
+        self.write(bytes, sink)
+    }
+
+    /// A WordPiece token: a word, or what continues one.
+    fn push_piece(&mut self, bytes: &[u8], sink: &mut impl Write) -> fmt::Result {
+        let section = &self.tokenizer.section;
+        if core::mem::take(&mut self.at_start) {
+            return self.write(bytes, sink);
+        }
+        if let Some(rest) = bytes.strip_prefix(section.continuation).filter(|_| !section.continuation.is_empty()) {
+            return self.write(rest, sink);
+        }
+        if !(section.header.cleanup && CLOSE.iter().any(|start| bytes.starts_with(start.as_bytes()))) {
+            self.write(b" ", sink)?;
         }
         self.write(bytes, sink)
     }
@@ -88,6 +107,9 @@ impl<'a> TextStream<'a> {
         self.utf8.finish(show(&mut self.at_start, header, sink))
     }
 }
+
+/// Tokens that begin so follow without a space: what Hugging Face's `cleanup` comes to, token by token.
+const CLOSE: [&str; 9] = [".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re"];
 
 /// Writes parts of a text as the header asks for.
 fn show(at_start: &mut bool, header: &Header, sink: &mut impl Write) -> impl FnMut(Part<'_>) -> fmt::Result {

@@ -4,7 +4,7 @@
 //! characters, not a string, because a text can begin with a space that is not in it, and they return the number of
 //! characters of the first word: 0 only at the end. Time is linear in the word and the white space after it.
 
-use super::header::{Digits, Split};
+use super::kinds::{Digits, Split};
 use super::unicode::{is_digit, is_letter, is_number, is_space};
 
 /// Characters of the first word. `space_begins_word` allows cutting unsplit text before spaces.
@@ -19,6 +19,10 @@ pub(super) fn word_len(split: Split, space_begins_word: bool, chars: impl Iterat
             let mut rest = chars;
             rest.next().map_or(0, |_| 1 + run(rest, |c| c != ' '))
         }
+        Split::Words => match run(chars.clone(), |c| c == ' ') {
+            0 => run(chars, |c| c != ' '),
+            spaces => spaces,
+        },
         Split::Gpt2 => gpt2(chars),
         Split::Llama3 => llama3(chars, 3),
         Split::Qwen2 => llama3(chars, 1),
@@ -156,6 +160,7 @@ mod tests {
         let qwen2 = ["It", "'S", " ", " we", "'ve", "\t\n", " ", "1", "2", "3", "4", "!?", " \r\n\n", "x", " "];
         assert_eq!(words(Split::Qwen2, text), qwen2);
         assert_eq!(words(Split::Spaces, " a  b"), [" a", " ", " b"]);
+        assert_eq!(words(Split::Words, " a  b"), [" ", "a", "  ", "b"]);
         assert_eq!(words(Split::None, " a  b"), [" a", "  b"]);
     }
 
