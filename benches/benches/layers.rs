@@ -53,7 +53,7 @@ fn elementwise(c: &mut Criterion) {
     });
     by_backend(c, "rotate, 12 heads", &x, |backend, row| {
         let cos_sin = wave(64);
-        row.chunks_exact_mut(64).for_each(|head| backend.rotate(head, &cos_sin));
+        backend.rotate(row, 64, &cos_sin);
     });
     let kinds = [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu];
     for (kind, name) in kinds.into_iter().zip(["GELU", "GELU (tanh)", "SiLU", "ReLU"]) {

@@ -326,11 +326,12 @@ impl Test {
             for rest in [0, 1, 4] {
                 let cos_sin = &mut cos_sin[..2 * half];
                 cos_sin.fill_with(|| self.random.float(KINDS));
-                let (out, expected) = (&mut out[..2 * half + rest], &mut expected[..2 * half + rest]);
+                let head_dim = 2 * half + rest;
+                let (out, expected) = (&mut out[..3 * head_dim], &mut expected[..3 * head_dim]);
                 out.fill_with(|| self.random.float(kind));
                 expected.copy_from_slice(out);
-                backend.rotate(out, cos_sin);
-                Backend::PORTABLE.rotate(expected, cos_sin);
+                backend.rotate(out, head_dim, cos_sin);
+                Backend::PORTABLE.rotate(expected, head_dim, cos_sin);
                 self.same(out, expected, &("rotation", kind, half, rest));
             }
         }

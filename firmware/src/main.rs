@@ -176,17 +176,17 @@ fn answer(
     Ok(())
 }
 
-/// How fast so many tokens went.
+/// How fast so many tokens went. In floats, whose division the processor has, to seven digits.
 fn report(what: &str, tokens: usize, ticks: u64) {
-    let (tokens, ticks) = (tokens as u64, ticks.max(1));
+    let (count, ticks) = (tokens.max(1) as f32, ticks.max(1) as f32);
     match TICK {
         Tick::Instructions(each) => {
-            let instructions = ticks * u64::from(each) / tokens.max(1);
-            defmt::info!("{=str}: {=u64} tokens, {=u64} instructions a token", what, tokens, instructions);
+            let instructions = (ticks * each as f32 / count) as u32;
+            defmt::info!("{=str}: {=usize} tokens, {=u32} instructions a token", what, tokens, instructions);
         }
         Tick::Cycle { hertz } => {
-            let tenths = 10 * tokens * u64::from(hertz) / ticks;
-            defmt::info!("{=str}: {=u64} tokens, {=u64}.{=u64} tokens/s", what, tokens, tenths / 10, tenths % 10);
+            let tenths = (10.0 * count * hertz as f32 / ticks) as u32;
+            defmt::info!("{=str}: {=usize} tokens, {=u32}.{=u32} tokens/s", what, tokens, tenths / 10, tenths % 10);
         }
     }
 }
@@ -196,7 +196,7 @@ fn parse(list: &str, ids: &mut [u32]) -> Result<usize, Refusal> {
     let (mut count, capacity) = (0, ids.len());
     for id in list.split(',') {
         let slot = ids.get_mut(count).ok_or(Refusal::Tokenizer(EncodeError::OutputFull { capacity }))?;
-        *slot = id.trim().parse().map_err(|_| Refusal::NotIds)?;
+        *slot = id.trim_ascii().parse().map_err(|_| Refusal::NotIds)?;
         count += 1;
     }
     Ok(count)

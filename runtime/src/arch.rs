@@ -339,11 +339,8 @@ impl Arch {
     }
 
     /// Every tensor of the record, in the one order in which a blob holds them.
-    pub fn tensors(&self) -> impl Iterator<Item = TensorSpec> + '_ {
-        let before = BEFORE.iter().map(|&role| (role, 0));
-        let layers = (0..self.layers).flat_map(|layer| LAYER.iter().map(move |&role| (role, layer)));
-        let after = AFTER.iter().map(|&role| (role, 0));
-        before.chain(layers).chain(after).filter_map(|(role, layer)| self.tensor(role, layer))
+    pub fn tensors(&self) -> Tensors<'_> {
+        Tensors { arch: self, at: 0, layer: 0 }
     }
 
     /// Number of trained parameters: every tensor but the rotary frequencies and the key means.
@@ -352,6 +349,44 @@ impl Arch {
             .filter(|t| !matches!(t.role, Role::RopeFrequencies | Role::KeyMean))
             .map(|t| u64::from(t.rows) * u64::from(t.cols))
             .sum()
+    }
+}
+
+/// What [`Arch::tensors`] gives.
+#[derive(Clone, Debug)]
+pub struct Tensors<'a> {
+    arch: &'a Arch,
+    /// Index of the next role, of those before the layers, then of a layer, then behind them.
+    at: usize,
+    layer: u32,
+}
+
+impl Iterator for Tensors<'_> {
+    type Item = TensorSpec;
+
+    fn next(&mut self) -> Option<TensorSpec> {
+        loop {
+            let at = self.at;
+            let in_layer = at.checked_sub(MAX_BEFORE);
+            let role = match in_layer {
+                None => BEFORE.get(at),
+                Some(i) => LAYER.get(i).or_else(|| AFTER.get(i - MAX_LAYER)),
+            };
+            let spec = self.arch.tensor(*role?, self.layer);
+            self.at += 1;
+            if in_layer == Some(MAX_LAYER - 1) {
+                // The next layer, or what is behind the last.
+                self.layer += 1;
+                if self.layer < self.arch.layers {
+                    self.at = MAX_BEFORE;
+                } else {
+                    self.layer = 0;
+                }
+            }
+            if spec.is_some() {
+                return spec;
+            }
+        }
     }
 }
 

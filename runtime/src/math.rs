@@ -130,7 +130,7 @@ pub fn activate_row(kind: Activation, gated: bool, hidden: usize, row: &mut [f32
 }
 
 #[inline(always)]
-fn apply(gated: bool, hidden: usize, row: &mut [f32], f: impl Fn(f32) -> f32) {
+pub(crate) fn apply(gated: bool, hidden: usize, row: &mut [f32], f: impl Fn(f32) -> f32) {
     let Some((first, rest)) = row.split_at_mut_checked(hidden) else { return };
     if gated {
         for (gate, &up) in first.iter_mut().zip(rest.iter()) {

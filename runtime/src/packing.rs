@@ -36,6 +36,16 @@ impl Layout {
         }
     }
 
+    /// Rows of as many whole blocks as it takes; `None` if this machine cannot count them.
+    const fn whole_blocks(self, rows: usize) -> Option<usize> {
+        // A power of two, which the compiler cannot know.
+        let last = self.block_rows() - 1;
+        match rows.checked_add(last) {
+            Some(rows) => Some(rows & !last),
+            None => None,
+        }
+    }
+
     /// Bytes between one quad of a block and the next.
     pub const fn quad_bytes(self) -> usize {
         self.block_rows() * QUAD
@@ -160,7 +170,7 @@ impl Packing {
 
     /// Bytes of a matrix's weights; `None` if this machine cannot address them.
     pub const fn weight_bytes(self, rows: usize, cols: usize) -> Option<usize> {
-        match (rows.checked_next_multiple_of(self.layout.block_rows()), cols.checked_next_multiple_of(QUAD)) {
+        match (self.layout.whole_blocks(rows), cols.checked_next_multiple_of(QUAD)) {
             (Some(rows), Some(cols)) => rows.checked_mul(cols),
             _ => None,
         }
@@ -168,7 +178,7 @@ impl Packing {
 
     /// Number of a matrix's f16 scales; `None` if this machine cannot address them.
     pub const fn scale_count(self, rows: usize, cols: usize) -> Option<usize> {
-        match rows.checked_next_multiple_of(self.layout.block_rows()) {
+        match self.layout.whole_blocks(rows) {
             Some(rows) => rows.checked_mul(self.groups(cols)),
             None => None,
         }

@@ -401,3 +401,47 @@ fn the_example_answers() {
         assert_eq!(said.log.trim_end(), "light.dim(bedroom,40)", "{board}");
     }
 }
+
+/// A number behind `label` in a line of a table that starts so.
+fn counted(table: &str, start: &str, label: &str) -> f64 {
+    let line = table.lines().find(|line| line.trim_start().starts_with(start));
+    let number = line.and_then(|line| line.split_once(label)?.1.split_whitespace().next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("no number behind `{label}` of `{start}` in\n{table}"))
+}
+
+/// Exact, so that a kernel that has become slower shows. The bounds hold on a Cortex-M7; other cores are shown beside it.
+#[test]
+#[ignore = "builds firmware and needs qemu-system-arm"]
+fn instructions_stay_within_their_bounds() {
+    let (_, stories) = random("stories.thumb", llama(512, 64, 5, 8, 4, 172, 512));
+    for board in CORES {
+        let tables = [&[][..], &["--model", text(&stories)]].map(|model| {
+            let said = built(&[&["--board", board, "--example", "counts"], model].concat()).hears(None, b"");
+            assert_eq!(said.code, Some(0), "{}", said.log);
+            println!("{board}:\n{}", said.answers);
+            assert!(!said.answers.contains("WRONG"));
+            said.answers
+        });
+        if board != "mps2-an500" {
+            continue;
+        }
+        let [home, stories] = &tables;
+        for (product, bound) in [
+            ("768 x  288, group  64, 1", 1.10),
+            ("64 x  172, group  32, 1", 1.30),
+            ("172 x   64, group  32, 1", 1.30),
+            ("96 x  256, group  32, 1", 1.30),
+        ] {
+            let each = counted(home, product, "tokens");
+            assert!(each <= bound, "{product}: {each} instructions for each multiply-add");
+        }
+        for (positions, bound) in [("positions 16..17:", 1.6), ("positions 16..24:", 1.3)] {
+            let each = counted(home, positions, "instructions, ");
+            assert!(each <= bound, "{positions} {each} instructions for each multiply-add");
+        }
+        for (positions, bound) in [("positions 16..17:", 430_000.0), ("positions 256..257:", 900_000.0)] {
+            let all = counted(stories, positions, positions);
+            assert!(all <= bound, "{positions} {all} instructions");
+        }
+    }
+}

@@ -479,6 +479,9 @@ pub(super) fn quantize<K: Kernel>(
     starts: &mut [i32],
 ) {
     let group = group.max(1);
+    if K::NARROW {
+        return narrow::quantize(layout, x, group, q, scales, starts);
+    }
     match layout {
         Layout::Rows8 => {
             let Some((values, padding)) = q.split_at_mut_checked(x.len()) else { return };
@@ -532,10 +535,13 @@ pub(super) fn norm<K: Kernel>(
 
 #[inline(always)]
 pub(super) fn activate<K: Kernel>(_: K, kind: Activation, gated: bool, hidden: usize, row: &mut [f32]) {
+    if K::NARROW {
+        return math::apply(gated, hidden, row, |x| math::activate(kind, x));
+    }
     math::activate_row(kind, gated, hidden, row);
 }
 
 #[inline(always)]
-pub(super) fn rotate<K: Kernel>(_: K, head: &mut [f32], cos_sin: &[f32]) {
-    math::rotate(head, cos_sin);
+pub(super) fn rotate<K: Kernel>(_: K, heads: &mut [f32], head_dim: usize, cos_sin: &[f32]) {
+    heads.chunks_exact_mut(head_dim.max(1)).for_each(|head| math::rotate(head, cos_sin));
 }

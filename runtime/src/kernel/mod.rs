@@ -140,7 +140,7 @@ macro_rules! operations {
             quantize(layout: crate::packing::Layout, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], starts: &mut [i32]) -> (),
             norm(kind: crate::arch::Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> (),
             activate(kind: crate::arch::Activation, gated: bool, hidden: usize, row: &mut [f32]) -> (),
-            rotate(head: &mut [f32], cos_sin: &[f32]) -> ()
+            rotate(heads: &mut [f32], head_dim: usize, cos_sin: &[f32]) -> ()
         );
     };
     (@ $kernel:ty, $attribute:meta, $($name:ident($($arg:ident: $type:ty),*) -> $result:ty),*) => {
@@ -295,8 +295,8 @@ impl Backend {
         dispatch!(self, activate(kind, gated, hidden, row));
     }
 
-    /// RoPE for one head: see [`crate::math::rotate`].
-    pub fn rotate(self, head: &mut [f32], cos_sin: &[f32]) {
-        dispatch!(self, rotate(head, cos_sin));
+    /// RoPE for heads that lie one behind the other: see [`crate::math::rotate`].
+    pub fn rotate(self, heads: &mut [f32], head_dim: usize, cos_sin: &[f32]) {
+        dispatch!(self, rotate(heads, head_dim, cos_sin));
     }
 }

@@ -5,7 +5,7 @@ use super::drive::{Online, softmax};
 use super::portable::dot4;
 use super::{Activations, Query, TileMut, Write};
 use crate::cache::{HeadCache, TILE};
-use crate::math::f16_scale;
+use crate::math::{self, f16_scale};
 use crate::matrix::Matrix;
 use crate::packing::{Layout, QUAD};
 
@@ -77,6 +77,29 @@ pub(super) fn attend(cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) 
     }
     let inverse = 1.0 / online.total;
     out.iter_mut().for_each(|out| *out *= inverse);
+}
+
+/// [`Backend::quantize`](super::Backend::quantize).
+pub(super) fn quantize(layout: Layout, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], starts: &mut [i32]) {
+    q.fill(0);
+    let groups = x.chunks(group).zip(q.chunks_mut(layout.vector_bytes(group)));
+    for (i, ((x, q), scale)) in groups.zip(scales).enumerate() {
+        let mut sum = 0;
+        *scale = 0.0;
+        if let Some((inverse, step)) = math::steps(math::absmax(x)) {
+            *scale = step;
+            for (x, q) in x.chunks(QUAD).zip(q.chunks_mut(layout.input_bytes())) {
+                let quad = core::array::from_fn(|i| x.get(i).map_or(0, |&x| math::round(x, inverse)));
+                sum += quad.iter().map(|&q| i32::from(q)).sum::<i32>();
+                let expanded = Layout::expand(quad);
+                let quad = if layout == Layout::Dsp { &expanded[..] } else { &quad[..] };
+                q.iter_mut().zip(quad).for_each(|(q, quad)| *q = *quad);
+            }
+        }
+        if let Some(start) = starts.get_mut(i) {
+            *start = -128 * sum;
+        }
+    }
 }
 
 /// Dot products of the four rows at the start of `words`, quads of a block of `layout`, with a vector that lies as `vector`

@@ -117,7 +117,7 @@ impl Head<'_> {
         let layout = self.cache.shape.layout;
         let quantized_head = layout.vector_bytes(head_dim);
         let key = self.keys.row(t);
-        backend.rotate(key, angles);
+        backend.rotate(key, head_dim, angles);
         workers.enter(Phase::Cache);
         for (k, m) in key.iter_mut().zip(self.mean) {
             *k -= m;
@@ -128,7 +128,7 @@ impl Head<'_> {
         self.cache.write(backend, position, key, self.values.row(t), room);
         let (queries, scales) = (self.queries.row(t), self.scales.row(t));
         workers.enter(Phase::Rope);
-        queries.chunks_exact_mut(head_dim).for_each(|query| backend.rotate(query, angles));
+        backend.rotate(queries, head_dim, angles);
         workers.enter(Phase::Quantize);
         if head_dim.is_multiple_of(QUAD) {
             // Heads are groups of one vector.

@@ -52,8 +52,12 @@ impl<'w> Workspace<'w> {
         while let Some(&first) = self.word.get(from).filter(|_| from < len) {
             let end = (from + symbol_len(first).max(1)).min(len);
             if self.word.get(from..end).is_some_and(&keep) {
-                self.word.copy_within(from..end, to);
-                to += end - from;
+                // Byte by byte: symbols are short, and firmware does without the long code that moves more.
+                for at in from..end {
+                    let byte = self.word.get(at).copied().unwrap_or_default();
+                    self.word.get_mut(to).into_iter().for_each(|slot| *slot = byte);
+                    to += 1;
+                }
             }
             from = end;
         }

@@ -352,9 +352,9 @@ impl Dsp {
         }
     }
 
-    pub(super) fn rotate(self, head: &mut [f32], cos_sin: &[f32]) {
-        if !rotate::rotate(head, cos_sin) {
-            Portable.rotate(head, cos_sin);
+    pub(super) fn rotate(self, heads: &mut [f32], head_dim: usize, cos_sin: &[f32]) {
+        if !rotate::rotate(heads, head_dim, cos_sin) {
+            Portable.rotate(heads, head_dim, cos_sin);
         }
     }
 }

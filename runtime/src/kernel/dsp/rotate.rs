@@ -6,12 +6,14 @@ use crate::packing::QUAD;
 
 /// [`math::rotate`](crate::math::rotate); false, and nothing is done, if the assembly cannot take these sizes.
 #[inline(always)]
-pub(super) fn rotate(head: &mut [f32], cos_sin: &[f32]) -> bool {
+pub(super) fn rotate(heads: &mut [f32], head_dim: usize, cos_sin: &[f32]) -> bool {
     let half = cos_sin.len() / 2;
-    let fits = half > 0 && half % QUAD == 0 && cos_sin.len() == 2 * half && head.len() >= 2 * half;
+    let fits = half > 0 && half % QUAD == 0 && cos_sin.len() == 2 * half && head_dim >= 2 * half;
     if fits {
-        // SAFETY: both have `half` pairs, and that is a positive number of quads.
-        unsafe { run(head.as_mut_ptr(), cos_sin.as_ptr(), half) };
+        for head in heads.chunks_exact_mut(head_dim) {
+            // SAFETY: both have `half` pairs, and that is a positive number of quads.
+            unsafe { run(head.as_mut_ptr(), cos_sin.as_ptr(), half) };
+        }
     }
     fits
 }

@@ -88,21 +88,23 @@ proptest! {
 
     #[test]
     fn every_backend_rotates_pairs_half_a_width_apart(
-        head_dim in 1usize..=130, part in 0usize..=65, kind in floats(), seed in any::<u64>()
+        head_dim in 1usize..=130, heads in 1usize..=3, part in 0usize..=65, kind in floats(), seed in any::<u64>()
     ) {
         let rng = &mut Rng::with_seed(seed);
         let half = part.min(head_dim / 2);
-        let head = kind.take(head_dim, rng);
+        let row = kind.take(heads * head_dim, rng);
         let (cos, sin): (Vec<f32>, Vec<f32>) = (0..half).map(|_| (rng.f32() * 7.0).sin_cos()).unzip();
-        let mut expected = head.clone();
-        for i in 0..half {
-            expected[i] = head[i] * cos[i] - head[half + i] * sin[i];
-            expected[half + i] = head[half + i] * cos[i] + head[i] * sin[i];
+        let mut expected = row.clone();
+        for (head, expected) in row.chunks(head_dim).zip(expected.chunks_mut(head_dim)) {
+            for i in 0..half {
+                expected[i] = head[i] * cos[i] - head[half + i] * sin[i];
+                expected[half + i] = head[half + i] * cos[i] + head[i] * sin[i];
+            }
         }
         let angles = [cos, sin].concat();
         for backend in Backend::available() {
-            let mut out = head.clone();
-            backend.rotate(&mut out, &angles);
+            let mut out = row.clone();
+            backend.rotate(&mut out, head_dim, &angles);
             prop_assert_eq!(bits(&out), bits(&expected), "{}", backend.name());
         }
     }
