@@ -166,8 +166,10 @@ impl<'a> Snapshot<'a> {
         let arch = model.arch();
         let shape = HeadShape::new(arch, model.header().packing.layout, TILE as u32);
         let heads = u64::from(arch.layers) * u64::from(arch.kv_heads);
-        let tiles = u64::from(tokens).div_ceil(TILE as u64) * heads * shape.tile_bytes() as u64;
-        let expected = HEAD as u64 + 4 * u64::from(tokens) + tiles;
+        // No product of a model's sizes and a forged number of tokens wraps.
+        let tile = heads.saturating_mul(shape.tile_bytes() as u64);
+        let tiles = u64::from(tokens).div_ceil(TILE as u64).saturating_mul(tile);
+        let expected = tiles.saturating_add(HEAD as u64 + 4 * u64::from(tokens));
         if found != expected {
             return Err(SnapshotError::Length { expected, found });
         }

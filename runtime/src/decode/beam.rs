@@ -127,6 +127,7 @@ struct Ended {
 /// # use thumbformer::Session;
 /// # #[derive(Debug)] struct Failed;
 /// # impl<T: std::error::Error> From<T> for Failed { fn from(_: T) -> Self { Failed } }
+/// # #[cfg(feature = "branches")]
 /// /// The likeliest of four beams of up to 32 tokens; the session's plan is `with_branches(4, 32)`.
 /// fn answer<'o>(session: &mut Session<'_, '_>, prompt: &[u32], out: &'o mut [u32; 32]) -> Result<&'o [u32], Failed> {
 ///     let settings = BeamSettings {
@@ -166,7 +167,7 @@ pub struct BeamSearch<'b, 'e> {
 
 /// Continuations kept for each beam, so that enough go on even if the best all end.
 const fn continuations(end_tokens: usize) -> usize {
-    if end_tokens > 1 { 1 + end_tokens } else { 2 }
+    if end_tokens > 1 { end_tokens.saturating_add(1) } else { 2 }
 }
 
 /// Words of a type.
@@ -175,10 +176,12 @@ const fn words<T>() -> usize {
 }
 
 impl<'b, 'e> BeamSearch<'b, 'e> {
-    /// Words of memory that a search needs.
+    /// Words of memory that a search needs; `usize::MAX` if there cannot be so many.
     pub const fn room(beams: usize, max_tokens: usize, end_tokens: usize) -> usize {
-        let beam = words::<Running>() + continuations(end_tokens) * words::<Candidate>() + words::<Ended>() + 2;
-        beams * (beam + max_tokens * words::<Link>())
+        let candidates = continuations(end_tokens).saturating_mul(words::<Candidate>());
+        let links = max_tokens.saturating_mul(words::<Link>());
+        let beam = candidates.saturating_add(links).saturating_add(words::<Running>() + words::<Ended>() + 2);
+        beams.saturating_mul(beam)
     }
 
     /// A search in `room`, which has at least [`BeamSearch::room`] words.
@@ -233,7 +236,7 @@ impl<'b, 'e> BeamSearch<'b, 'e> {
     ///
     /// # Errors
     /// Those of the source; the search can then not go on.
-    pub fn step<B: Branching>(&mut self, source: &mut B) -> Result<(), B::Error> {
+    pub fn step<B: Branching + ?Sized>(&mut self, source: &mut B) -> Result<(), B::Error> {
         if self.done {
             return Ok(());
         }

@@ -89,8 +89,8 @@ impl PromptLookup {
             }
         })?;
         self.passes += 1;
-        self.drafted += draft.len() as u64 - 1;
-        self.accepted += found as u64 - 1;
+        self.drafted += draft.len().saturating_sub(1) as u64;
+        self.accepted += found.saturating_sub(1) as u64;
         sequence.rewind(start + found)?;
         Ok(found)
     }

@@ -10,6 +10,7 @@
 //! [`Branching`] are what the algorithms ask of a model.
 
 mod beam;
+pub mod grammar;
 mod greedy;
 mod lookup;
 mod random;
@@ -19,6 +20,7 @@ mod source;
 mod stop;
 
 pub use beam::{BeamError, BeamSearch, BeamSettings, EarlyStopping};
+pub use grammar::{Constraint, ConstraintError, Grammar, GrammarError};
 pub use greedy::argmax;
 pub use lookup::PromptLookup;
 pub use random::Random;

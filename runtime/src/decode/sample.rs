@@ -126,7 +126,7 @@ pub struct Seen {
 /// # impl<T: std::error::Error> From<T> for Failed { fn from(_: T) -> Self { Failed } }
 /// fn answer(session: &mut Session<'_, '_>, prompt: &[u32], answer: &mut [u32]) -> Result<(), Failed> {
 ///     let settings = Sampling { temperature: 0.8, top_p: 0.95, repetition_penalty: 1.1, ..Sampling::default() };
-///     let mut seen = [Seen::default(); 128]; // as many as the context has positions is always enough
+///     let mut seen = [Seen::default(); 129]; // one more than the context has positions is always enough
 ///     let mut sampler = Sampler::new(settings, 42, &mut seen)?;
 ///     sampler.prompt(prompt)?;
 ///     session.prefill(prompt)?;
@@ -287,4 +287,120 @@ fn draw(weights: &[u32], random: &mut Random) -> u32 {
     }
     // The number is below the sum, so an index was found.
     0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    const PLAIN: Sampling = Sampling {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+    };
+
+    /// The tokens that can be drawn.
+    fn kept(settings: Sampling, logits: &[f32]) -> Vec<usize> {
+        let mut logits = logits.to_vec();
+        let sampler = Sampler::new(settings, 0, &mut []).unwrap();
+        let weights = sampler.weights(&mut logits).unwrap();
+        (0..weights.len()).filter(|&id| weights[id] > 0).collect()
+    }
+
+    #[test]
+    fn equal_tokens_at_an_edge_stay_by_their_ids() {
+        let logits = [1.0, 2.0, 1.0, 1.0, 2.0, 1.0];
+        assert_eq!(kept(Sampling { top_k: 1, ..PLAIN }, &logits), [1]);
+        assert_eq!(kept(Sampling { top_k: 4, ..PLAIN }, &logits), [0, 1, 2, 4]);
+        assert_eq!(kept(Sampling { top_k: 6, ..PLAIN }, &logits), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(kept(Sampling { top_k: 900, ..PLAIN }, &logits), [0, 1, 2, 3, 4, 5]);
+        // Four likely ones of which each has a quarter: exactly two make a half, and a little more takes a third.
+        let quarters = [0.0, f32::NEG_INFINITY, 0.0, 0.0, 0.0];
+        assert_eq!(kept(Sampling { top_p: 0.5, ..PLAIN }, &quarters), [0, 2]);
+        assert_eq!(kept(Sampling { top_p: 0.501, ..PLAIN }, &quarters), [0, 2, 3]);
+        assert_eq!(kept(Sampling { top_p: f32::MIN_POSITIVE, ..PLAIN }, &quarters), [0]);
+        assert_eq!(kept(Sampling { min_p: 1.0, ..PLAIN }, &quarters), [0, 2, 3, 4]);
+    }
+
+    #[test]
+    fn the_coldest_temperature_is_the_likeliest_token() {
+        for temperature in [0.0, f32::MIN_POSITIVE, 1e-45, 1e-6] {
+            let mut sampler = Sampler::new(Sampling { temperature, ..PLAIN }, 5, &mut []).unwrap();
+            assert_eq!(sampler.choose(&mut [0.5, -3.0, 0.75, 0.74]), Ok(2), "{temperature}");
+        }
+    }
+
+    #[test]
+    fn penalties_by_hand() {
+        let settings = Sampling { repetition_penalty: 2.0, presence_penalty: 0.5, frequency_penalty: 0.25, ..PLAIN };
+        let mut seen = [Seen::default(); 4];
+        let mut sampler = Sampler::new(settings, 0, &mut seen).unwrap();
+        sampler.prompt(&[3, 1, 3, 900]).unwrap();
+        // Only what is finite can be chosen: token 1, then token 2, twice.
+        let only = |id: usize| core::array::from_fn::<f32, 5, _>(|i| if i == id { 1.0 } else { f32::NEG_INFINITY });
+        for id in [1, 2, 2] {
+            assert_eq!(sampler.choose(&mut only(id)), Ok(id as u32));
+        }
+        let mut logits = [1.0, 1.0, -1.0, 3.0, -2.0];
+        sampler.penalize(&mut logits);
+        assert_eq!(logits, [1.0, 0.5 - 0.75, -2.0 - 1.0, 1.5, -2.0]);
+        // Four are remembered: 1, 2, 3, 900.
+        assert_eq!(sampler.choose(&mut only(4)), Err(SamplingError::Room { room: 4 }));
+        assert_eq!(sampler.choose(&mut only(3)), Ok(3));
+    }
+
+    #[test]
+    fn nothing_to_choose_is_said() {
+        for temperature in [0.0, 1.0] {
+            let mut sampler = Sampler::new(Sampling { temperature, ..PLAIN }, 5, &mut []).unwrap();
+            for mut logits in [[f32::NEG_INFINITY; 3], [f32::NAN; 3]] {
+                assert_eq!(sampler.choose(&mut logits), Err(SamplingError::Nothing));
+            }
+            assert_eq!(sampler.choose(&mut []), Err(SamplingError::Nothing));
+            assert_eq!(sampler.choose(&mut [f32::NAN, f32::INFINITY, 5.0]), Ok(1));
+        }
+    }
+
+    #[test]
+    fn impossible_settings_are_named() {
+        let error = |settings: Sampling| match Sampler::new(settings, 0, &mut []).map(drop) {
+            Err(SamplingError::Setting { setting, .. }) => setting,
+            other => panic!("{other:?}"),
+        };
+        for bad in [-1.0, f32::NAN, f32::INFINITY] {
+            assert_eq!(error(Sampling { temperature: bad, ..PLAIN }), "temperature");
+            assert_eq!(error(Sampling { top_p: bad, ..PLAIN }), "top_p");
+            assert_eq!(error(Sampling { min_p: bad, ..PLAIN }), "min_p");
+            assert_eq!(error(Sampling { repetition_penalty: bad, ..PLAIN }), "repetition_penalty");
+        }
+        assert_eq!(error(Sampling { presence_penalty: f32::NAN, ..PLAIN }), "presence_penalty");
+        assert_eq!(error(Sampling { frequency_penalty: f32::INFINITY, ..PLAIN }), "frequency_penalty");
+    }
+
+    /// Pins what a seed means, for every later version and target: a token takes one 64-bit number of the published
+    /// generator, and the tokens share its range in the order of their ids.
+    #[test]
+    fn a_seed_gives_these_tokens() {
+        // Weights 2³¹, 2³⁰, 2²⁹, 2²⁹: shares of a half, a quarter and two eighths.
+        let logits = [0.0, -core::f32::consts::LN_2, -2.0 * core::f32::consts::LN_2, -2.0 * core::f32::consts::LN_2];
+        let mut random = Random::new(42);
+        let mut sampler = Sampler::new(PLAIN, 42, &mut []).unwrap();
+        for draw in 0..1000 {
+            let point = random.next_u64();
+            let expected = match point >> 60 {
+                0..8 => 0,
+                8..12 => 1,
+                12..14 => 2,
+                _ => 3,
+            };
+            // Away from the borders, so that the last bits of exp do not matter.
+            let id = sampler.choose(&mut logits.clone()).unwrap();
+            assert!(id == expected || (point >> 40).wrapping_add(2) % (1 << 20) < 4, "draw {draw}: {id}");
+        }
+    }
 }
