@@ -74,6 +74,21 @@ pub enum Error {
     /// The runtime cannot go on.
     #[error(transparent)]
     Session(#[from] thumbformer::SessionError),
+    /// A session's snapshot cannot be taken or used.
+    #[error(transparent)]
+    Snapshot(#[from] thumbformer::SnapshotError),
+    /// A token cannot be sampled.
+    #[error(transparent)]
+    Sampling(#[from] thumbformer::decode::SamplingError),
+    /// A beam search cannot be made.
+    #[error(transparent)]
+    Beam(#[from] thumbformer::decode::BeamError),
+    /// A grammar cannot be used.
+    #[error(transparent)]
+    Grammar(#[from] thumbformer::decode::GrammarError),
+    /// A grammar cannot be met.
+    #[error(transparent)]
+    Constraint(#[from] thumbformer::decode::ConstraintError),
     /// A text cannot be tokenized.
     #[error("tokenizing: {0}")]
     Encode(thumbformer::tokenizer::EncodeError),

@@ -14,6 +14,7 @@ pub mod error;
 pub mod evaluate;
 pub mod family;
 pub mod generate;
+pub mod grammar;
 pub mod mapped;
 pub mod memory;
 pub mod output;

@@ -8,8 +8,12 @@
 //!
 //! A position's entry depends only on that position. Rewinding is forgetting; what lies behind the end is never read
 //! into a result.
+//!
+//! Where a session has several branches, a table says for each of them where its tiles lie ([`crate::branch`]), so that
+//! branches share tiles. Without branches the table is empty and tiles lie in order.
 
 use crate::arch::Arch;
+use crate::branch::{self, Branches, Places};
 use crate::kernel::Backend;
 use crate::packing::{Layout, QUAD, round_up};
 use crate::plan::{Plan, aligned};
@@ -48,12 +52,67 @@ impl HeadShape {
     pub(crate) const fn values(&self) -> usize {
         self.positions * self.value_rows()
     }
+
+    /// Bytes of a tile: keys, values and their scales.
+    pub(crate) const fn tile_bytes(&self) -> usize {
+        TILE * (self.key_bytes() + self.value_rows() + 2 * size_of::<f32>())
+    }
+}
+
+/// A tile of one head, as a snapshot holds it.
+pub(crate) struct Saved<B> {
+    pub(crate) keys: B,
+    pub(crate) values: B,
+    pub(crate) key_scales: B,
+    pub(crate) value_scales: B,
+}
+
+impl HeadShape {
+    /// Cuts a saved tile.
+    pub(crate) fn parts<'a>(&self, saved: &'a [u8]) -> Option<Saved<&'a [u8]>> {
+        let (keys, rest) = saved.split_at_checked(TILE * self.key_bytes())?;
+        let (values, scales) = rest.split_at_checked(TILE * self.value_rows())?;
+        let (key_scales, value_scales) = scales.split_at_checked(TILE * size_of::<f32>())?;
+        Some(Saved { keys, values, key_scales, value_scales })
+    }
+
+    fn parts_mut<'a>(&self, saved: &'a mut [u8]) -> Option<Saved<&'a mut [u8]>> {
+        let (keys, rest) = saved.split_at_mut_checked(TILE * self.key_bytes())?;
+        let (values, scales) = rest.split_at_mut_checked(TILE * self.value_rows())?;
+        let (key_scales, value_scales) = scales.split_at_mut_checked(TILE * size_of::<f32>())?;
+        Some(Saved { keys, values, key_scales, value_scales })
+    }
+}
+
+impl Saved<&mut [u8]> {
+    /// Zeros for all that no position before `visible` has written.
+    fn clear(&mut self, shape: HeadShape, visible: usize) {
+        let HeadShape { layout, head_dim, .. } = shape;
+        for position in visible..TILE {
+            for dim in (0..shape.key_bytes()).step_by(QUAD) {
+                let at = layout.quad_offset(position, dim, head_dim);
+                self.keys.get_mut(at..at + QUAD).unwrap_or(&mut []).fill(0);
+            }
+        }
+        for row in 0..shape.value_rows() {
+            for position in if row < head_dim { visible } else { 0 }..TILE {
+                let at = layout.quad_offset(row, position, TILE);
+                if let Some(quad) = self.values.get_mut(at..).and_then(|quad| quad.first_chunk_mut()) {
+                    layout.replace(quad, position % QUAD, 0);
+                }
+            }
+        }
+        for scales in [&mut self.key_scales, &mut self.value_scales] {
+            scales.get_mut(visible * size_of::<f32>()..).unwrap_or(&mut []).fill(0);
+        }
+    }
 }
 
 /// One head's keys and values, for reading.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadCache<'a> {
     pub(crate) shape: HeadShape,
+    pub(crate) places: Places<'a>,
     pub(crate) keys: &'a [u8],
     pub(crate) values: &'a [u8],
     pub(crate) key_scales: &'a [f32],
@@ -87,19 +146,26 @@ impl<'a> HeadCache<'a> {
             && value_scales.len() == shape.positions
             && keys.len() == shape.keys()
             && values.len() == shape.values();
-        fits.then_some(Self { shape, keys, values, key_scales, value_scales })
+        fits.then_some(Self { shape, places: Places::default(), keys, values, key_scales, value_scales })
     }
 
     /// The tiles that hold positions `0..visible`.
     #[inline(always)]
     pub(crate) fn tiles(&self, visible: usize) -> impl Iterator<Item = Tile<'a>> + use<'a> {
-        let keys = self.keys.chunks_exact(TILE * self.shape.key_bytes());
-        let values = self.values.chunks_exact(TILE * self.shape.value_rows());
-        let scales = self.key_scales.as_chunks().0.iter().zip(self.value_scales.as_chunks().0);
-        keys.zip(values)
-            .zip(scales)
-            .take(visible.div_ceil(TILE))
-            .map(|((keys, values), (key_scales, value_scales))| Tile { keys, values, key_scales, value_scales })
+        let cache = *self;
+        (0..visible.div_ceil(TILE)).map_while(move |tile| cache.tile(cache.places.of(tile)))
+    }
+
+    /// The tile that lies at `place`.
+    #[inline(always)]
+    fn tile(&self, place: usize) -> Option<Tile<'a>> {
+        let (key_bytes, value_bytes) = (TILE * self.shape.key_bytes(), TILE * self.shape.value_rows());
+        Some(Tile {
+            keys: self.keys.get(place * key_bytes..(place + 1) * key_bytes)?,
+            values: self.values.get(place * value_bytes..(place + 1) * value_bytes)?,
+            key_scales: self.key_scales.as_chunks().0.get(place)?,
+            value_scales: self.value_scales.as_chunks().0.get(place)?,
+        })
     }
 }
 
@@ -107,6 +173,7 @@ impl<'a> HeadCache<'a> {
 #[derive(Debug)]
 pub(crate) struct HeadCacheMut<'a> {
     pub(crate) shape: HeadShape,
+    pub(crate) places: Places<'a>,
     pub(crate) keys: &'a mut [u8],
     pub(crate) values: &'a mut [u8],
     pub(crate) key_scales: &'a mut [f32],
@@ -117,6 +184,7 @@ impl HeadCacheMut<'_> {
     pub(crate) fn view(&self) -> HeadCache<'_> {
         HeadCache {
             shape: self.shape,
+            places: self.places,
             keys: self.keys,
             values: self.values,
             key_scales: self.key_scales,
@@ -127,6 +195,8 @@ impl HeadCacheMut<'_> {
     /// Quantizes a centred key and a value (`head_dim` each) into the entry of `position`; `q` is room for one of them.
     pub(crate) fn write(&mut self, backend: Backend, position: usize, key: &[f32], value: &[f32], q: &mut [i8]) {
         let HeadShape { layout, head_dim, .. } = self.shape;
+        let (tile, column) = (self.places.of(position / TILE), position % TILE);
+        let position = tile * TILE + column;
         let Some(q) = q.get_mut(..self.shape.key_bytes()) else { return };
         let quantize = |x: &[f32], q: &mut [i8], scale: Option<&mut f32>| {
             if let Some(scale) = scale {
@@ -143,12 +213,12 @@ impl HeadCacheMut<'_> {
             at += layout.quad_bytes();
         }
         quantize(value, q, self.value_scales.get_mut(position));
-        let at = position / TILE * TILE * self.shape.value_rows();
-        let tile = self.values.get_mut(at..at + TILE * self.shape.value_rows()).unwrap_or(&mut []);
+        let at = tile * TILE * self.shape.value_rows();
+        let values = self.values.get_mut(at..at + TILE * self.shape.value_rows()).unwrap_or(&mut []);
         let q = q.get(..head_dim).unwrap_or(&[]);
         match layout {
-            Layout::Rows8 => write_column(Layout::Rows8, tile, position % TILE, q),
-            Layout::Dsp => write_column(Layout::Dsp, tile, position % TILE, q),
+            Layout::Rows8 => write_column(Layout::Rows8, values, column, q),
+            Layout::Dsp => write_column(Layout::Dsp, values, column, q),
         }
     }
 }
@@ -169,6 +239,7 @@ fn write_column(layout: Layout, tile: &mut [u8], column: usize, q: &[i8]) {
 pub(crate) struct Cache<'b> {
     shape: HeadShape,
     kv_heads: usize,
+    pub(crate) branches: Branches<'b>,
     keys: &'b mut [u8],
     values: &'b mut [u8],
     key_scales: &'b mut [f32],
@@ -185,13 +256,16 @@ impl<'b> Cache<'b> {
         let (scales, rest) = buffer.split_at_mut_checked(2 * heads * shape.positions * size_of::<f32>())?;
         let scales: &mut [f32] = bytemuck::try_cast_slice_mut(scales).ok()?;
         let (key_scales, value_scales) = scales.split_at_mut_checked(heads * shape.positions)?;
-        let (keys, values) = rest.split_at_mut_checked(heads * shape.keys())?;
-        Some(Self { shape, kv_heads, keys, values, key_scales, value_scales })
+        let (keys, rest) = rest.split_at_mut_checked(heads * shape.keys())?;
+        let (values, rest) = rest.split_at_mut_checked(heads * shape.values())?;
+        let table = rest.get_mut(..branch::table_bytes(plan.limits().context, plan.branches()) as usize)?;
+        let branches = Branches::new(plan, bytemuck::try_cast_slice_mut(table).ok()?);
+        Some(Self { shape, kv_heads, branches, keys, values, key_scales, value_scales })
     }
 
     /// The heads of layer `layer`, in ascending order.
     pub(crate) fn heads_mut(&mut self, layer: usize) -> impl Iterator<Item = HeadCacheMut<'_>> {
-        let shape = self.shape;
+        let (shape, places) = (self.shape, self.branches.places());
         let range = layer * self.kv_heads..(layer + 1) * self.kv_heads;
         let bytes = |per_head: usize| range.start * per_head..range.end * per_head;
         let keys = self.keys.get_mut(bytes(shape.keys())).unwrap_or(&mut []).chunks_exact_mut(shape.keys());
@@ -202,6 +276,7 @@ impl<'b> Cache<'b> {
         let scales = key_scales.chunks_exact_mut(shape.positions).zip(value_scales.chunks_exact_mut(shape.positions));
         keys.zip(values).zip(scales).map(move |((keys, values), (key_scales, value_scales))| HeadCacheMut {
             shape,
+            places,
             keys,
             values,
             key_scales,
@@ -213,6 +288,7 @@ impl<'b> Cache<'b> {
     pub(crate) fn read_key(&mut self, layer: usize, head: usize, position: usize, key: &mut [f32]) {
         let HeadShape { layout, head_dim, .. } = self.shape;
         let Some(head) = self.heads_mut(layer).nth(head) else { return key.fill(0.0) };
+        let position = head.places.of(position / TILE) * TILE + position % TILE;
         let scale = head.key_scales.get(position).copied().unwrap_or(0.0);
         for (i, out) in key.chunks_mut(QUAD).enumerate() {
             let at = layout.quad_offset(position, i * QUAD, head_dim);
@@ -221,5 +297,81 @@ impl<'b> Cache<'b> {
                 *out = f32::from(q) * scale;
             }
         }
+    }
+
+    /// Bytes of a snapshot's tile: of all layers and heads.
+    pub(crate) fn tile_bytes(&self) -> usize {
+        self.key_scales.len() / self.shape.positions.max(1) * self.shape.tile_bytes()
+    }
+
+    /// Copies tile `tile` of the selected branch, of all layers and heads, to `out` ([`Cache::tile_bytes`]): keys, values
+    /// and the scales of both, with zeros from position `visible` of the tile on.
+    pub(crate) fn save_tile(&self, tile: usize, visible: usize, out: &mut [u8]) {
+        let (shape, at) = (self.shape, self.branches.places().of(tile));
+        let heads = self.keys.chunks_exact(shape.keys()).zip(self.values.chunks_exact(shape.values()));
+        let scales = self.key_scales.chunks_exact(shape.positions).zip(self.value_scales.chunks_exact(shape.positions));
+        for (((keys, values), (key_scales, value_scales)), out) in
+            heads.zip(scales).zip(out.chunks_exact_mut(shape.tile_bytes()))
+        {
+            let head = HeadCache { shape, places: Places::default(), keys, values, key_scales, value_scales };
+            let (Some(tile), Some(mut parts)) = (head.tile(at), shape.parts_mut(out)) else { return };
+            parts.keys.copy_from_slice(tile.keys);
+            parts.values.copy_from_slice(tile.values);
+            parts.key_scales.copy_from_slice(bytemuck::cast_slice(tile.key_scales));
+            parts.value_scales.copy_from_slice(bytemuck::cast_slice(tile.value_scales));
+            parts.clear(shape, visible.min(TILE));
+        }
+    }
+
+    /// The reverse of [`Cache::save_tile`].
+    pub(crate) fn load_tile(&mut self, tile: usize, from: &[u8]) {
+        let (shape, at) = (self.shape, self.branches.places().of(tile));
+        fn put<T: bytemuck::Pod>(all: &mut [T], at: usize, from: &[u8]) {
+            let tile = from.len() / size_of::<T>();
+            if let Some(tile) = all.get_mut(at * tile..(at + 1) * tile) {
+                bytemuck::cast_slice_mut(tile).copy_from_slice(from);
+            }
+        }
+        let heads = self.keys.chunks_exact_mut(shape.keys()).zip(self.values.chunks_exact_mut(shape.values()));
+        let scales =
+            self.key_scales.chunks_exact_mut(shape.positions).zip(self.value_scales.chunks_exact_mut(shape.positions));
+        for (((keys, values), (key_scales, value_scales)), from) in
+            heads.zip(scales).zip(from.chunks_exact(shape.tile_bytes()))
+        {
+            let Some(parts) = shape.parts(from) else { return };
+            put(keys, at, parts.keys);
+            put(values, at, parts.values);
+            put(key_scales, at, parts.key_scales);
+            put(value_scales, at, parts.value_scales);
+        }
+    }
+
+    /// Makes branches of branches, `position` long; see [`Branches::part`].
+    #[cfg(feature = "branches")]
+    pub(crate) fn part(&mut self, parents: &[u32], position: usize) {
+        self.branches.part(parents, position);
+        for branch in 1..parents.len() {
+            if let Some(copy) = self.branches.separate(branch, position) {
+                self.copy_tile(copy);
+            }
+        }
+    }
+
+    /// Copies a tile of all layers and heads.
+    #[cfg(feature = "branches")]
+    fn copy_tile(&mut self, branch::Copy { from, to }: branch::Copy) {
+        fn copy<T: Copy>(all: &mut [T], head: usize, tile: usize, from: usize, to: usize) {
+            for head in all.chunks_exact_mut(head) {
+                // Both are places of the pool, within every head.
+                if (from.max(to) + 1) * tile <= head.len() {
+                    head.copy_within(from * tile..(from + 1) * tile, to * tile);
+                }
+            }
+        }
+        let shape = self.shape;
+        copy(self.keys, shape.keys(), TILE * shape.key_bytes(), from, to);
+        copy(self.values, shape.values(), TILE * shape.value_rows(), from, to);
+        copy(self.key_scales, shape.positions, TILE, from, to);
+        copy(self.value_scales, shape.positions, TILE, from, to);
     }
 }

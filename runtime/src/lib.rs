@@ -39,6 +39,7 @@
 //! - [`arch`]: what model families differ in. [`plan`]: how much memory a session needs.
 //! - [`session`]: tokens in, logits out. [`layer`]: the network, layer by layer, with the papers.
 //! - [`kernel`]: the inner loops of each instruction set; the only `unsafe` code. [`workers`]: threads.
+//! - [`snapshot`]: a session's state as bytes, so that a fixed beginning is computed once.
 //! - [`decode`]: choosing tokens, and when to stop. [`tokenizer`]: text to tokens and back, on the device.
 //! - [`your_own_board`]: what it takes on a microcontroller, step by step.
 //!
@@ -46,6 +47,7 @@
 //!
 //! - `std`: a thread pool (`kernel::pool`) and a faster checksum, for hosts. Changes no result.
 //! - `defmt`: `defmt::Format` for errors.
+//! - `branches` (on by default): several sequences in one session, for beam search. Firmware without it saves 2 KB of flash.
 //! - `normalizers`, `unigram`, `wordpiece` (on by default): what some tokenizers need, see [`tokenizer`]. Firmware for a
 //!   model whose tokenizer does without them saves their flash by leaving them out.
 //!
@@ -62,6 +64,11 @@ extern crate std;
 
 pub mod arch;
 pub mod blob;
+#[cfg(feature = "branches")]
+mod branch;
+#[cfg(not(feature = "branches"))]
+#[path = "branch/none.rs"]
+mod branch;
 mod cache;
 pub mod decode;
 mod digest;
@@ -73,6 +80,7 @@ pub mod matrix;
 pub mod packing;
 pub mod plan;
 pub mod session;
+pub mod snapshot;
 pub mod tokenizer;
 pub mod workers;
 #[doc = include_str!("your_own_board.md")]
@@ -83,3 +91,4 @@ pub use digest::Digest;
 pub use kernel::Backend;
 pub use plan::{Limits, Plan};
 pub use session::{Session, SessionError};
+pub use snapshot::{Snapshot, SnapshotError};

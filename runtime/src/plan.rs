@@ -7,8 +7,10 @@
 use crate::arch::{Arch, ArchError};
 use crate::blob::ALIGN;
 use crate::blob::header::Header;
-use crate::cache::HeadShape;
+use crate::branch;
+use crate::cache::{HeadShape, TILE};
 use crate::packing::Packing;
+use crate::snapshot;
 
 /// What the caller chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,11 @@ pub enum PlanError {
         /// The model's.
         model: u32,
     },
+    /// More branches than their table has numbers for.
+    Branches {
+        /// Asked for.
+        branches: u32,
+    },
     /// The buffers would exceed this machine's address space.
     TooLarge {
         /// Bytes of cache and scratch together.
@@ -62,6 +69,9 @@ impl core::fmt::Display for PlanError {
             PlanError::Zero { limit } => write!(f, "`{limit}` must be at least 1"),
             PlanError::Context { context, model } => {
                 write!(f, "a context of {context} was asked for, the model has {model}")
+            }
+            PlanError::Branches { branches } => {
+                write!(f, "{branches} branches of this context are too many: their cache would have over 65,535 tiles")
             }
             PlanError::TooLarge { bytes } => write!(f, "{bytes} bytes exceed this machine's address space"),
         }
@@ -94,6 +104,8 @@ pub struct Plan {
     arch: Arch,
     packing: Packing,
     limits: Limits,
+    branches: u32,
+    tail: u32,
     cache_bytes: usize,
     scratch_bytes: usize,
 }
@@ -164,16 +176,48 @@ impl Plan {
             chunk: if limits.chunk < limits.context { limits.chunk } else { limits.context },
             logit_rows: if limits.logit_rows < limits.context { limits.logit_rows } else { limits.context },
         };
-        let shape = HeadShape::new(arch, packing.layout, limits.context);
-        let position = shape.key_bytes() as u64 + shape.value_rows() as u64 + 8;
+        Self { arch: *arch, packing, limits, branches: 1, tail: 0, cache_bytes: 0, scratch_bytes: 0 }.sized()
+    }
+
+    /// The same with room for `branches` sequences that part at any position and then go on for `tail` positions at most
+    /// (cut to the context), as beam search needs it. Whole tiles of 32 positions before that are shared, so a branch
+    /// costs the cache of its tail only.
+    ///
+    /// # Errors
+    /// No branch or no tail at all; more than 65,535 tiles or than this machine can address.
+    ///
+    /// ```
+    /// # use thumbformer::{Limits, Plan, plan::PlanError, blob::header::Header};
+    /// # fn plan(header: &Header) -> Result<Plan, PlanError> {
+    /// Plan::for_header(header, Limits::new(128, 8))?.with_branches(4, 32) // four beams, answers of up to 32 tokens
+    /// # }
+    /// ```
+    #[cfg(feature = "branches")]
+    pub const fn with_branches(self, branches: u32, tail: u32) -> Result<Self, PlanError> {
+        if branches == 0 || tail == 0 {
+            return Err(PlanError::Zero { limit: if branches == 0 { "branches" } else { "tail" } });
+        }
+        let tail = if tail < self.limits.context { tail } else { self.limits.context };
+        if branches > 1 && branch::pool(self.limits.context, branches, tail) > u16::MAX as u64 {
+            return Err(PlanError::Branches { branches });
+        }
+        Self { branches, tail, ..self }.sized()
+    }
+
+    const fn sized(self) -> Result<Self, PlanError> {
+        let Self { arch, packing, limits, .. } = self;
+        let shape = HeadShape::new(&arch, packing.layout, limits.context);
+        let tiles = branch::pool(limits.context, self.branches, self.tail);
         let slack = ALIGN as u64 - 1;
-        let cache = arch.layers as u64 * arch.kv_heads as u64 * shape.positions as u64 * position + slack;
+        let cache = arch.layers as u64 * arch.kv_heads as u64 * tiles * shape.tile_bytes() as u64
+            + branch::table_bytes(limits.context, self.branches)
+            + slack;
         let logits = 4 * limits.logit_rows as u64 * arch.vocab as u64;
-        let scratch = limits.chunk as u64 * Widths::new(arch, packing).bytes() + logits + slack;
+        let scratch = limits.chunk as u64 * Widths::new(&arch, packing).bytes() + logits + slack;
         if cache > isize::MAX as u64 || scratch > isize::MAX as u64 {
             return Err(PlanError::TooLarge { bytes: cache + scratch });
         }
-        Ok(Self { arch: *arch, packing, limits, cache_bytes: cache as usize, scratch_bytes: scratch as usize })
+        Ok(Self { cache_bytes: cache as usize, scratch_bytes: scratch as usize, ..self })
     }
 
     /// [`Plan::new`] for the model of a head read by [`Header::read`].
@@ -209,8 +253,27 @@ impl Plan {
         self.packing
     }
 
+    /// Sequences that a session can hold at a time; 1 unless `with_branches` says otherwise.
+    pub const fn branches(&self) -> u32 {
+        self.branches
+    }
+
+    /// Positions that branches can go on for after they part.
+    pub const fn tail(&self) -> u32 {
+        self.tail
+    }
+
+    /// Bytes of a [`snapshot`] of `tokens` tokens (at most the context's).
+    pub const fn snapshot_bytes(&self, tokens: u32) -> usize {
+        let tokens = if tokens < self.limits.context { tokens } else { self.limits.context } as usize;
+        let heads = self.arch.layers as usize * self.arch.kv_heads as usize;
+        let tile = HeadShape::new(&self.arch, self.packing.layout, self.limits.context).tile_bytes();
+        snapshot::HEAD + 4 * tokens + tokens.div_ceil(TILE) * heads * tile
+    }
+
     pub(crate) const fn head_shape(&self) -> HeadShape {
-        HeadShape::new(&self.arch, self.packing.layout, self.limits.context)
+        let tiles = branch::pool(self.limits.context, self.branches, self.tail) as usize;
+        HeadShape { positions: tiles * TILE, ..HeadShape::new(&self.arch, self.packing.layout, self.limits.context) }
     }
 
     pub(crate) const fn widths(&self) -> Widths {

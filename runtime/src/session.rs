@@ -9,6 +9,7 @@ use crate::cache::Cache;
 use crate::kernel::Backend;
 use crate::layer::Chunk;
 use crate::plan::{Plan, Scratch};
+use crate::snapshot::{self, Snapshot, SnapshotError};
 use crate::workers::{Serial, Workers};
 
 /// Why a session could not start or go on. Nothing has changed when one of these is returned.
@@ -47,6 +48,27 @@ pub enum SessionError {
         /// Positions there are.
         context: usize,
     },
+    /// More branches than planned, or none at all.
+    Branches {
+        /// Branches asked for.
+        found: usize,
+        /// Branches planned.
+        planned: usize,
+    },
+    /// A branch is to continue one that is not there.
+    Parent {
+        /// The branch to continue.
+        found: u32,
+        /// Branches there are.
+        branches: usize,
+    },
+    /// Not one token for each branch.
+    Tokens {
+        /// Tokens given.
+        found: usize,
+        /// Branches there are.
+        expected: usize,
+    },
     /// Rewinding goes back only.
     Rewind {
         /// Positions in use.
@@ -69,6 +91,15 @@ impl core::fmt::Display for SessionError {
             }
             SessionError::ContextFull { position, tokens, context } => {
                 write!(f, "context full: {position} positions in use and {tokens} more tokens exceed {context}")
+            }
+            SessionError::Branches { found, planned } => {
+                write!(f, "{found} branches were asked for, expected 1 to {planned}, as planned")
+            }
+            SessionError::Parent { found, branches } => {
+                write!(f, "branch {found} is to be continued, but there are only {branches}")
+            }
+            SessionError::Tokens { found, expected } => {
+                write!(f, "found {found} tokens, expected one for each of {expected} branches")
             }
             SessionError::Rewind { position, asked } => {
                 write!(f, "cannot rewind to {asked}: only {position} positions are in use")
@@ -153,12 +184,18 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
         self.plan.limits().context as usize
     }
 
-    /// Forgets everything.
-    pub fn reset(&mut self) {
-        self.position = 0;
+    /// The memory plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
-    /// Forgets all but the first `position` tokens; what follows has the same bits as if they had been the only ones.
+    /// Forgets everything.
+    pub fn reset(&mut self) {
+        self.keep(0);
+    }
+
+    /// Forgets all but the first `position` tokens; what follows has the same bits as if they had been the only ones. Of
+    /// several branches the first remains.
     ///
     /// # Errors
     /// Fewer tokens are there.
@@ -166,11 +203,12 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
         if position > self.position {
             return Err(SessionError::Rewind { position: self.position, asked: position });
         }
-        self.position = position;
+        self.keep(position);
         Ok(())
     }
 
-    /// Appends `ids` and returns the logits behind the last one (`vocab` values).
+    /// Appends `ids` and returns the logits behind the last one (`vocab` values). Of several branches the first goes on,
+    /// alone; so do [`Session::step`] and [`Session::score`].
     ///
     /// # Errors
     /// No tokens, one outside the vocabulary, or more than the context has room for; the session is then unchanged.
@@ -190,6 +228,59 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
     /// As [`Session::prefill`].
     pub fn step(&mut self, id: u32) -> Result<&[f32], SessionError> {
         self.prefill(&[id])
+    }
+
+    /// The logits that [`Session::prefill`] or [`Session::step`] returned last, to be changed in place: sampling and
+    /// constraints do. What [`Session::score`] and [`Session::step_branches`] leave there is their own business.
+    pub fn logits_mut(&mut self) -> &mut [f32] {
+        let vocab = self.model.arch().vocab as usize;
+        self.scratch.logits.get_mut(..vocab).unwrap_or(&mut [])
+    }
+
+    /// Branches there are: 1, until `branch` makes more.
+    pub fn branches(&self) -> usize {
+        self.cache.branches.live()
+    }
+
+    /// Replaces the branches by continuations of some of them: the new branch `i` is what branch `parents[i]` was. A
+    /// branch may have several continuations or none. What they have in common stays shared; a tile of 32 positions at
+    /// most is copied for each.
+    ///
+    /// # Errors
+    /// No parents, more than [`Plan::with_branches`] has room for, or one that is not there; nothing has changed then.
+    #[cfg(feature = "branches")]
+    pub fn branch(&mut self, parents: &[u32]) -> Result<(), SessionError> {
+        let (planned, branches) = (self.plan.branches() as usize, self.branches());
+        if parents.is_empty() || parents.len() > planned {
+            return Err(SessionError::Branches { found: parents.len(), planned });
+        }
+        if let Some(&found) = parents.iter().find(|&&parent| parent as usize >= branches) {
+            return Err(SessionError::Parent { found, branches });
+        }
+        self.cache.part(parents, self.position);
+        Ok(())
+    }
+
+    /// Appends a token to every branch and calls `visit` with each branch's index and the logits behind its token.
+    ///
+    /// # Errors
+    /// Not one token for each branch, one outside the vocabulary, or no room: the context, or the plan's tail counted from
+    /// where the branches parted; the session is then unchanged.
+    #[cfg(feature = "branches")]
+    pub fn step_branches(&mut self, ids: &[u32], mut visit: impl FnMut(usize, &[f32])) -> Result<(), SessionError> {
+        if ids.len() != self.branches() {
+            return Err(SessionError::Tokens { found: ids.len(), expected: self.branches() });
+        }
+        self.check_ids(ids)?;
+        self.check_room(1, self.cache.branches.limit(self.context()))?;
+        for (branch, id) in ids.iter().enumerate() {
+            self.cache.branches.select(branch, self.position + 1);
+            self.chunk(1).forward(core::slice::from_ref(id));
+            self.head(0, 1);
+            visit(branch, self.logits(0));
+        }
+        self.position += 1;
+        Ok(())
     }
 
     /// Appends `ids` and calls `visit` with the index of each and the logits behind it, in order.
@@ -216,15 +307,52 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
         Ok(())
     }
 
+    /// Writes a [`snapshot`] to the front of `out` and returns its length, [`Plan::snapshot_bytes`]. `ids`
+    /// are the tokens that the session holds, which it does not know itself. Of several branches it is the first.
+    ///
+    /// # Errors
+    /// Not as many ids as positions in use; an `out` that is too small.
+    pub fn snapshot(&mut self, ids: &[u32], out: &mut [u8]) -> Result<usize, SnapshotError> {
+        if ids.len() != self.position {
+            return Err(SnapshotError::Ids { expected: self.position, found: ids.len() });
+        }
+        self.cache.branches.select(0, self.position);
+        snapshot::write(&self.model, &self.plan, &mut self.cache, ids, out)
+    }
+
+    /// Replaces what the session holds by the first `keep` tokens of a snapshot (all, if it has fewer), with the same bits
+    /// as if they had been given to [`Session::prefill`] now. Logits are not restored: give at least one more token.
+    ///
+    /// # Errors
+    /// A snapshot of another model, or more tokens than the context; the session is then unchanged.
+    pub fn restore(&mut self, snapshot: &Snapshot<'_>, keep: usize) -> Result<(), SnapshotError> {
+        let (keep, context) = (keep.min(snapshot.position()), self.context());
+        if keep > context {
+            return Err(SnapshotError::ContextFull { tokens: keep, context });
+        }
+        snapshot.check_model(&self.model)?;
+        self.keep(0);
+        self.cache.branches.select(0, keep);
+        snapshot.read(&mut self.cache, keep);
+        self.position = keep;
+        Ok(())
+    }
+
     /// Reads the key of a layer, KV head and position back from the cache into `key` (`head_dim` values): rotated, minus
     /// the model's mean key, and rounded to eight bits. The converter measures mean keys with it.
     pub fn cached_key(&mut self, layer: u32, kv_head: u32, position: usize, key: &mut [f32]) {
         if position < self.position {
+            self.cache.branches.select(0, position);
             self.cache.read_key(layer as usize, kv_head as usize, position, key);
         }
     }
 
     fn check(&self, ids: &[u32]) -> Result<(), SessionError> {
+        self.check_ids(ids)?;
+        self.check_room(ids.len(), self.context())
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<(), SessionError> {
         let vocab = self.model.arch().vocab;
         if ids.is_empty() {
             return Err(SessionError::NoTokens);
@@ -232,14 +360,20 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
         if let Some((index, &id)) = ids.iter().enumerate().find(|&(_, &id)| id >= vocab) {
             return Err(SessionError::Token { index, id, vocab });
         }
-        if ids.len() > self.context() - self.position {
-            return Err(SessionError::ContextFull {
-                position: self.position,
-                tokens: ids.len(),
-                context: self.context(),
-            });
+        Ok(())
+    }
+
+    fn check_room(&self, tokens: usize, limit: usize) -> Result<(), SessionError> {
+        if tokens > limit - self.position {
+            return Err(SessionError::ContextFull { position: self.position, tokens, context: limit });
         }
         Ok(())
+    }
+
+    /// Keeps the first branch, and `position` tokens of it.
+    fn keep(&mut self, position: usize) {
+        self.cache.branches.cut(position);
+        self.position = position;
     }
 
     fn chunk(&mut self, count: usize) -> Chunk<'_, 'm, 'b, W> {
@@ -256,6 +390,10 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
     }
 
     fn forward(&mut self, ids: &[u32]) {
+        if self.branches() > 1 {
+            self.cache.branches.cut(self.position);
+        }
+        self.cache.branches.select(0, self.position + ids.len());
         self.chunk(ids.len()).forward(ids);
         self.position += ids.len();
     }

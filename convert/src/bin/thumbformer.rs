@@ -16,8 +16,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    Run(cli::run::Arguments),
-    Eval(cli::eval::Arguments),
+    Run(Box<cli::run::Arguments>),
+    Eval(Box<cli::eval::Arguments>),
     Inspect(cli::inspect::Arguments),
     Tokenize(cli::tokenize::Arguments),
 }

@@ -13,6 +13,7 @@ use super::model::{Conversion, is_blob};
 use super::{Bar, bytes, count, counted, print_json, say};
 use crate::boards::{BOARDS, CHUNK, Fit};
 use crate::calibrate;
+use crate::engine::Branches;
 use crate::evaluate::{self, Divergence};
 use crate::memory::AlignedBytes;
 use crate::pipeline::{Outcome, Prepared, Progress};
@@ -129,7 +130,7 @@ fn accuracy(prepared: &Prepared, output: &Path, quiet: bool) -> Result<Option<Di
     let mut session = Session::new(model, &plan, &mut cache, &mut scratch)?;
     // Not the seed that mean keys are measured with: the comparison should see new text.
     let sequences = calibrate::own_words(&mut session, COMPARED_TOKENS, 1, |_| ())?;
-    let mut reference = Reference::load(&prepared.recipe, &prepared.source.checkpoint)?;
+    let mut reference = Branches::new(Reference::load(&prepared.recipe, &prepared.source.checkpoint)?);
     let sequences = sequences.iter().map(Vec::as_slice);
     let report = evaluate::windows(&mut session, Some(&mut reference), sequences, |n| bar.advance(n as u64))?;
     Ok(report.divergence.filter(|_| report.model.tokens > 0))

@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args};
 use serde::Serialize;
 use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
 
-use super::model::{Conversion, Execution, Loaded, Opened, Precision, is_blob};
+use super::model::{Conversion, Execution, Loaded, Needs, Opened, Precision, is_blob};
 use super::{Bar, counted, print_json, read_text, say, tell};
 use crate::engine::Engine;
 use crate::evaluate::{self, Likelihood, Pair, PairReport, TextReport};
@@ -77,12 +77,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let with_reference = |f: &mut dyn FnMut(Option<&mut dyn Engine>) -> Result<()>| match &reference {
         None => f(None),
-        Some(reference) => reference.with_engine(1, |engine, _| f(Some(engine))),
+        Some(reference) => reference.with_engine(Needs::rows(1), |engine, _| f(Some(engine))),
     };
     if let Some(path) = &arguments.pairs {
         let pairs = read_pairs(path, &loaded.require_tokenizer()?)?;
         let mut reports = Vec::new();
-        reports.push(loaded.with_engine(LOGIT_ROWS, |model, _| answer(arguments, path, &loaded, model, &pairs))?);
+        let needs = Needs::rows(LOGIT_ROWS);
+        reports.push(loaded.with_engine(needs, |model, _| answer(arguments, path, &loaded, model, &pairs))?);
         with_reference(&mut |reference| {
             if let Some(reference) = reference {
                 reports.push(answer(arguments, path, &loaded, reference, &pairs)?);
@@ -101,7 +102,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Err(Error::format(path, format!("{found}, expected at least 2: the first one is not scored")));
     }
     let mut report = None;
-    loaded.with_engine(LOGIT_ROWS, |model, _| {
+    loaded.with_engine(Needs::rows(LOGIT_ROWS), |model, _| {
         with_reference(&mut |reference| {
             let bar = Bar::new(ids.len() as u64, "tokens", arguments.json);
             let progress = |done| bar.advance(done as u64);

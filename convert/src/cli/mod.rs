@@ -5,6 +5,7 @@
 //! wrong arguments.
 
 pub mod convert;
+pub mod decoding;
 pub mod eval;
 pub mod inspect;
 pub mod model;

@@ -11,7 +11,7 @@ use thumbformer::tokenizer::Tokenizer;
 use thumbformer::{Backend, Limits, Model, Plan, Session};
 
 use super::{Bar, tell};
-use crate::engine::Engine;
+use crate::engine::{Branches, Engine};
 use crate::mapped;
 use crate::memory::AlignedBytes;
 use crate::pipeline::{Calibration, Options, Prepared};
@@ -276,25 +276,34 @@ impl<'a> Loaded<'a> {
         self.notes.iter().for_each(|note| tell!("note: {note}"));
     }
 
-    /// Runs `f` with an engine of the kind asked for. `logit_rows` is how many positions' logits it computes at a time.
+    /// The bytes of the tokenizer's section; none without a tokenizer.
+    pub fn tokenizer_section(&self) -> &'a [u8] {
+        match &self.engines {
+            Engines::Int8(model, _) => model.tokenizer_section(),
+            Engines::F32(prepared) => prepared.tokenizer.as_ref().map_or(&[], |tokenizer| &tokenizer.section),
+        }
+    }
+
+    /// Runs `f` with an engine of the kind asked for, that can do what is needed.
     ///
     /// # Errors
     /// What `f` returns; a model that does not fit this machine.
-    pub fn with_engine<T>(&self, logit_rows: u32, f: impl FnOnce(&mut dyn Engine, &Running) -> Result<T>) -> Result<T> {
+    pub fn with_engine<T>(&self, needs: Needs, f: impl FnOnce(&mut dyn Engine, &Running) -> Result<T>) -> Result<T> {
         let threads = self.threads;
         let (model, workers) = match &self.engines {
             Engines::Int8(model, workers) => (model, workers),
             Engines::F32(prepared) => {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
                 let pool = pool.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?;
-                let mut reference = Reference::load(&prepared.recipe, &prepared.source.checkpoint)?;
+                let branches = Branches::new(Reference::load(&prepared.recipe, &prepared.source.checkpoint)?);
                 let running = Running { kernel: "f32 reference", threads, cache_bytes: None, scratch_bytes: None };
-                return f(&mut InPool { reference: &mut reference, pool }, &running);
+                return f(&mut InPool { branches, pool }, &running);
             }
         };
         let backend = self.backend.unwrap_or_else(Backend::detect);
         let context = model.arch().context;
-        let plan = Plan::for_header(model.header(), Limits { context, chunk: CHUNK, logit_rows })?;
+        let plan = Plan::for_header(model.header(), Limits { context, chunk: CHUNK, logit_rows: needs.logit_rows })?
+            .with_branches(needs.branches, needs.tail)?;
         let (mut cache, mut scratch) =
             (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
         let mut session = Session::with(**model, &plan, &mut cache, &mut scratch, backend, workers)?;
@@ -311,6 +320,24 @@ impl<'a> Loaded<'a> {
 /// Tokens of a prompt that hosts process at a time.
 pub const CHUNK: u32 = 128;
 
+/// What an engine must be able to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// Positions whose logits it computes at a time.
+    pub logit_rows: u32,
+    /// Sequences that go on side by side.
+    pub branches: u32,
+    /// Positions that they go on for.
+    pub tail: u32,
+}
+
+impl Needs {
+    /// One sequence, and the logits of so many positions at a time.
+    pub fn rows(logit_rows: u32) -> Self {
+        Self { logit_rows, branches: 1, tail: 1 }
+    }
+}
+
 /// How a model is being run, for statistics.
 #[derive(Clone, Copy, Debug)]
 pub struct Running {
@@ -325,43 +352,68 @@ pub struct Running {
 }
 
 /// The reference with its own number of threads.
-struct InPool<'r> {
-    reference: &'r mut Reference,
+struct InPool {
+    branches: Branches,
     pool: rayon::ThreadPool,
 }
 
-impl Engine for InPool<'_> {
+impl InPool {
+    /// Runs `f` on the pool. What it shows, with an index, is shown to `visit` on this thread, afterwards.
+    fn show(
+        &mut self,
+        f: impl FnOnce(&mut Branches, &mut dyn FnMut(usize, &[f32])) -> Result<()> + Send,
+        visit: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        let vocab = self.arch().vocab as usize;
+        let (mut rows, branches) = (Vec::new(), &mut self.branches);
+        self.pool.install(|| f(branches, &mut |_, logits| rows.extend_from_slice(logits)))?;
+        rows.chunks(vocab).enumerate().for_each(|(i, logits)| visit(i, logits));
+        Ok(())
+    }
+}
+
+impl Engine for InPool {
     fn arch(&self) -> &thumbformer::arch::Arch {
-        Engine::arch(self.reference)
+        self.branches.arch()
     }
 
     fn context(&self) -> usize {
-        Engine::context(self.reference)
+        self.branches.context()
     }
 
     fn position(&self) -> usize {
-        Engine::position(self.reference)
+        self.branches.position()
     }
 
     fn reset(&mut self) {
-        Engine::reset(self.reference);
+        self.branches.reset();
     }
 
     fn rewind(&mut self, position: usize) -> Result<()> {
-        Engine::rewind(self.reference, position)
+        self.branches.rewind(position)
     }
 
     fn prefill(&mut self, ids: &[u32], logits: &mut Vec<f32>) -> Result<()> {
-        self.pool.install(|| Engine::prefill(self.reference, ids, logits))
+        self.pool.install(|| self.branches.prefill(ids, logits))
     }
 
     fn score(&mut self, ids: &[u32], visit: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
-        // `visit` stays on this thread: collect, then show.
-        let vocab = Engine::arch(self.reference).vocab as usize;
-        let mut rows = Vec::with_capacity(ids.len() * vocab);
-        let reference = &mut *self.reference;
-        self.pool.install(|| Engine::score(reference, ids, &mut |_, logits| rows.extend_from_slice(logits)))?;
-        rows.chunks(vocab).enumerate().for_each(|(i, logits)| visit(i, logits));
-        Ok(())
+        self.show(|branches, visit| branches.score(ids, visit), visit)
+    }
+
+    fn branch(&mut self, parents: &[u32]) -> Result<()> {
+        self.branches.branch(parents)
+    }
+
+    fn step_branches(&mut self, ids: &[u32], visit: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
+        self.show(|branches, visit| branches.step_branches(ids, visit), visit)
+    }
+
+    fn snapshot(&mut self, ids: &[u32]) -> Result<Vec<u8>> {
+        self.branches.snapshot(ids)
+    }
+
+    fn restore(&mut self, snapshot: &[u8], prompt: &[u32]) -> Result<usize> {
+        self.branches.restore(snapshot, prompt)
     }
 }

@@ -2,18 +2,20 @@
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
-use thumbformer::decode::{StopStrings, Stopped};
-use thumbformer::tokenizer::EncodeOptions;
+use thumbformer::decode::{BeamSettings, Constraint, Grammar, Sampler, Seen, StopStrings, Stopped};
+use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
 
+use super::decoding::{Decoding, GrammarReport, LookupReport, save};
 use super::model::{Conversion, Execution, Opened, Precision, Running};
-use super::{bytes, counted, print_json, tell, utf8};
-use crate::engine::Engine;
-use crate::generate::{Ended, Generated, Settings, generate};
-use crate::tokenizer::{encode, encode_prompt};
+use super::{bytes, counted, print_json, say, tell, utf8};
+use crate::engine::{Engine, no_snapshots};
+use crate::generate::{Choice, Ended, Settings, generate_with, search};
+use crate::tokenizer::{decode, encode, encode_prompt};
 use crate::{Error, Result};
 
 /// Generate text or tokens with a model
@@ -44,6 +46,9 @@ pub struct Arguments {
     /// With --json, the K largest logits of every generated position
     #[arg(long, value_name = "K", default_value_t = 0, hide_default_value = true, requires = "json")]
     pub logits: usize,
+    /// How tokens are chosen
+    #[command(flatten)]
+    pub decoding: Decoding,
     /// How to run
     #[command(flatten)]
     pub execution: Execution,
@@ -69,6 +74,7 @@ impl Arguments {
             stats,
             json: false,
             logits: 0,
+            decoding: Decoding::default(),
             execution: Execution { threads: None, precision: Precision::Int8, kernel: None },
             conversion: Conversion::default(),
         }
@@ -87,7 +93,32 @@ struct Output {
     ended: Ended,
     #[serde(skip_serializing_if = "Option::is_none")]
     logits: Option<Vec<Vec<(u32, f32)>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grammar: Option<GrammarReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lookup: Option<LookupReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restored_tokens: Option<usize>,
     stats: Stats,
+}
+
+/// The `--json` object with `--beams`. `ids` and `text` are those of the best hypothesis.
+#[derive(Serialize)]
+struct Answers {
+    prompt_ids: Vec<u32>,
+    ids: Vec<u32>,
+    text: Option<String>,
+    hypotheses: Vec<Hypothesis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restored_tokens: Option<usize>,
+    stats: Stats,
+}
+
+#[derive(Serialize)]
+struct Hypothesis {
+    ids: Vec<u32>,
+    text: Option<String>,
+    score: f32,
 }
 
 #[derive(Serialize)]
@@ -104,18 +135,18 @@ struct Stats {
 }
 
 impl Stats {
-    fn new(running: &Running, prompt: usize, generated: &Generated) -> Self {
+    fn new(running: &Running, prompt: usize, generated: usize, prefill: Duration, decode: Duration) -> Self {
         // The first token comes from the prompt's logits; every other one is a step.
-        let steps = generated.ids.len().saturating_sub(1);
-        let decode = generated.decode.as_secs_f64();
+        let steps = generated.saturating_sub(1);
+        let (prefill, decode) = (prefill.as_secs_f64(), decode.as_secs_f64());
         Self {
             kernel: running.kernel,
             threads: running.threads,
             prompt_tokens: prompt,
-            generated_tokens: generated.ids.len(),
-            prefill_tokens_per_s: prompt as f64 / generated.prefill.as_secs_f64().max(1e-9),
+            generated_tokens: generated,
+            prefill_tokens_per_s: prompt as f64 / prefill.max(1e-9),
             decode_tokens_per_s: (steps > 0).then(|| steps as f64 / decode.max(1e-9)),
-            first_token_ms: generated.prefill.as_secs_f64() * 1e3,
+            first_token_ms: prefill * 1e3,
             cache_bytes: running.cache_bytes,
             scratch_bytes: running.scratch_bytes,
         }
@@ -177,8 +208,74 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut stop = StopStrings::<STOP_ROOM>::new(&stops)
         .ok_or_else(|| Error::Usage(format!("--stop: expected at most {} bytes of text", STOP_ROOM / 2)))?;
 
-    loaded.with_engine(1, |engine, running| {
+    let decoding = &arguments.decoding;
+    if arguments.execution.precision == Precision::F32
+        && (decoding.save_state.is_some() || decoding.load_state.is_some())
+    {
+        return Err(no_snapshots());
+    }
+    let sampling = decoding.sampling()?;
+    let beams = decoding.beams(arguments.max_tokens, special.end())?;
+    let grammar = decoding.grammar(&loaded)?;
+    let state = decoding.load_state.as_ref().map(|path| std::fs::read(path).map_err(Error::io(path))).transpose()?;
+
+    loaded.with_engine(decoding.needs(arguments.max_tokens), |engine, running| {
         check_room(engine, &prompt)?;
+        let restore = |(path, state): (&PathBuf, &Vec<u8>)| {
+            engine.restore(state, &prompt).map_err(|error| Error::format(path, error.to_string()))
+        };
+        let restored = decoding.load_state.as_ref().zip(state.as_ref()).map(restore).transpose()?;
+        let asked = Asked { arguments, running, prompt: &prompt, restored, tokenizer };
+        if let Some(beams) = beams {
+            asked.search(engine, beams)?;
+        } else {
+            // The last token needs no position.
+            let mut seen = vec![Seen::default(); engine.context() + 1];
+            let mut choice = Choice { lookup: decoding.prompt_lookup(), ..Choice::default() };
+            if let Some(sampling) = sampling {
+                let mut sampler = Sampler::new(sampling, decoding.seed.unwrap_or(0), &mut seen)?;
+                sampler.prompt(&prompt)?;
+                choice.sampler = Some(sampler);
+            }
+            let mut report = None;
+            if let (Some(bytes), Some(tokenizer)) = (&grammar, tokenizer) {
+                let grammar = Grammar::new(bytes, loaded.tokenizer_section())?;
+                report =
+                    Some(GrammarReport { states: grammar.states(), bytes: bytes.len(), shortest: grammar.shortest() });
+                choice.constraint = Some(Constraint::new(grammar, tokenizer, special.end()));
+            }
+            asked.answer(engine, &mut choice, &mut stop, special.end(), report)?;
+        }
+        if let Some(path) = &decoding.save_state {
+            // Behind the prompt; what was generated is forgotten.
+            engine.rewind(prompt.len())?;
+            save(path, &engine.snapshot(&prompt)?)?;
+        }
+        Ok(())
+    })
+}
+
+/// What there is to answer, and how.
+struct Asked<'a> {
+    arguments: &'a Arguments,
+    running: &'a Running,
+    prompt: &'a [u32],
+    /// Tokens of the prompt that came from a saved state.
+    restored: Option<usize>,
+    tokenizer: Option<Tokenizer<'a>>,
+}
+
+impl Asked<'_> {
+    /// Generates, and shows tokens as they come.
+    fn answer(
+        &self,
+        engine: &mut dyn Engine,
+        choice: &mut Choice<'_>,
+        stop: &mut StopStrings<'_, STOP_ROOM>,
+        end: &[u32],
+        grammar: Option<GrammarReport>,
+    ) -> Result<()> {
+        let arguments = self.arguments;
         let mut text = String::new();
         let mut out = std::io::stdout();
         let mut show = |piece: &str| -> Result<()> {
@@ -188,9 +285,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             }
             out.write_all(piece.as_bytes()).and_then(|()| out.flush()).map_err(Error::Output)
         };
-        let mut stream = tokenizer.map(|t| t.stream(true));
+        let mut stream = self.tokenizer.map(|t| t.stream(true));
         let mut first = true;
-        let settings = Settings { max_tokens: arguments.max_tokens, end: special.end(), logits: arguments.logits };
+        let settings = Settings { max_tokens: arguments.max_tokens, end, logits: arguments.logits };
         let mut pieces = |stop: &mut StopStrings<'_, STOP_ROOM>, piece: &str| -> Result<bool> {
             let mut shown = Ok(());
             let Stopped(stopped) = stop.push(piece, |text| {
@@ -200,12 +297,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             });
             shown.map(|()| !stopped)
         };
-        let generated = generate(engine, &prompt, settings, |id| match &mut stream {
+        let generated = generate_with(engine, self.prompt, settings, choice, |id| match &mut stream {
             Some(stream) => {
                 let mut piece = String::new();
                 // Writing to a string cannot fail.
                 let _ = stream.push(id, &mut piece);
-                pieces(&mut stop, &piece)
+                pieces(stop, &piece)
             }
             None => {
                 if !arguments.json {
@@ -220,24 +317,28 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         {
             let mut rest = String::new();
             let _ = stream.finish(&mut rest);
-            if pieces(&mut stop, &rest)? {
+            if pieces(stop, &rest)? {
                 rest.clear();
                 stop.finish(|text| rest.push_str(text));
                 show(&rest)?;
             }
         }
-        let stats = Stats::new(running, prompt.len(), &generated);
+        let stats = self.stats(generated.ids.len(), generated.prefill, generated.decode);
+        let lookup = choice.lookup.as_ref().map(LookupReport::from);
         if arguments.json {
             return print_json(&Output {
-                prompt_ids: prompt.clone(),
-                text: tokenizer.is_some().then_some(text),
+                prompt_ids: self.prompt.to_vec(),
+                text: self.tokenizer.is_some().then_some(text),
                 ended: generated.ended,
                 logits: (arguments.logits > 0).then_some(generated.logits),
+                grammar,
+                lookup,
+                restored_tokens: self.restored,
                 ids: generated.ids,
                 stats,
             });
         }
-        writeln!(std::io::stdout()).map_err(Error::Output)?;
+        say!()?;
         match generated.ended {
             Ended::ContextFull => tell!("note: the context of {} tokens is full", engine.context()),
             Ended::MaxTokens if arguments.stats => tell!("note: ended at --max-tokens {}", arguments.max_tokens),
@@ -245,9 +346,61 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         if arguments.stats {
             stats.print();
+            if let Some(lookup) = &choice.lookup {
+                let (accepted, drafted, passes) = (lookup.accepted(), lookup.drafted(), lookup.passes());
+                tell!("lookup: {accepted} of {drafted} drafted tokens were right; {passes} passes");
+            }
         }
         Ok(())
-    })
+    }
+
+    /// Searches with beams, then prints the best.
+    fn search(&self, engine: &mut dyn Engine, beams: BeamSettings<'_>) -> Result<()> {
+        let searched = search(engine, self.prompt, beams)?;
+        let tokens = searched.hypotheses.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
+        let stats = self.stats(tokens, searched.prefill, searched.decode);
+        let best = self.arguments.decoding.n_best.unwrap_or(1) as usize;
+        let hypothesis = |(ids, score): (Vec<u32>, f32)| {
+            // An end token that is not special is no part of the text either.
+            let spoken = match ids.split_last() {
+                Some((last, before)) if beams.end.contains(last) => before,
+                _ => &ids[..],
+            };
+            Hypothesis { text: self.tokenizer.map(|tokenizer| decode(&tokenizer, spoken, true)), ids, score }
+        };
+        let hypotheses: Vec<_> = searched.hypotheses.into_iter().take(best).map(hypothesis).collect();
+        if self.arguments.json {
+            let first = hypotheses.first();
+            return print_json(&Answers {
+                prompt_ids: self.prompt.to_vec(),
+                ids: first.map_or_else(Vec::new, |first| first.ids.clone()),
+                text: first.and_then(|first| first.text.clone()),
+                hypotheses,
+                restored_tokens: self.restored,
+                stats,
+            });
+        }
+        for Hypothesis { ids, text, score } in &hypotheses {
+            let ids = || ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+            let answer = text.clone().unwrap_or_else(ids);
+            if best > 1 {
+                say!("{score:.4}\t{answer}")?;
+            } else {
+                say!("{answer}")?;
+            }
+        }
+        if self.arguments.stats {
+            stats.print();
+        }
+        Ok(())
+    }
+
+    fn stats(&self, generated: usize, prefill: Duration, decode: Duration) -> Stats {
+        let computed = self.prompt.len() - self.restored.unwrap_or(0);
+        let mut stats = Stats::new(self.running, computed, generated, prefill, decode);
+        stats.prompt_tokens = self.prompt.len();
+        stats
+    }
 }
 
 fn prompt_text(arguments: &Arguments) -> Result<String> {

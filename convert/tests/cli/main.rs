@@ -4,6 +4,7 @@
 mod common;
 
 mod convert;
+mod decoding;
 mod eval;
 mod inspect;
 mod run;

@@ -89,11 +89,11 @@ struct Query<'a> {
 /// The queries of one KV head: for consecutive tokens, those of the heads that share it.
 #[derive(Debug)]
 pub struct Queries<'t, 'b> {
-    /// A row for each token: its heads' quantized queries ([`Query::values`]) one behind the other.
+    /// A row for each token: its heads' quantized queries (`Query::values`) one behind the other.
     pub values: &'t mut TileMut<'b, i8>,
-    /// [`Query::scale`] for each token and head.
+    /// `Query::scale` for each token and head.
     pub scales: &'t mut TileMut<'b, f32>,
-    /// [`Query::start`] for each token and head.
+    /// `Query::start` for each token and head.
     pub starts: &'t mut TileMut<'b, i32>,
     /// Position of the first token. Each token attends to all positions up to its own.
     pub position: usize,

@@ -83,6 +83,16 @@ impl<'a> TextStream<'a> {
         self.write(bytes, sink)
     }
 
+    /// The bytes that begin a character and are held back until it is complete: three at most.
+    pub fn held(&self) -> &[u8] {
+        self.utf8.held.get(..self.utf8.len).unwrap_or_default()
+    }
+
+    /// Goes to the place of another stream of the same tokenizer: a clone that copies only what differs.
+    pub(crate) fn resume(&mut self, other: &Self) {
+        (self.utf8, self.at_start) = (other.utf8.clone(), other.at_start);
+    }
+
     /// Ends the sequence: writes U+FFFD for what is left of an incomplete character.
     ///
     /// # Errors

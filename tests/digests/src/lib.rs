@@ -1,6 +1,7 @@
 //! One number for everything that a model says to a script of tokens, computed alike on every target.
 //!
-//! The script fills the model's whole context. The digest takes in the logits behind each of its tokens; so two targets
+//! The script fills the model's whole context. Its last tokens are said in the second of two branches, whose last tile
+//! lies out of order; that must not show. The digest takes in the logits behind each of its tokens; so two targets
 //! with equal digests have computed equal bits everywhere. This is what tests/fixtures/digests.tsv pins and what the
 //! program `digests` and the firmware in tests/chip print. Nothing is compared here.
 #![no_std]
@@ -14,6 +15,8 @@ use thumbformer::{Backend, BlobError, Digest, Limits, Model, Plan, Session, Sess
 
 /// Tokens that share a pass: kernels for several tokens run, and those for one.
 const CHUNK: usize = 7;
+/// Tokens said in a branch.
+const BRANCHED: u32 = 5;
 
 /// Token `index` of the script. It visits the vocabulary without a pattern.
 pub fn id(index: u32, vocab: u32) -> u32 {
@@ -66,15 +69,26 @@ impl core::error::Error for Failure {}
 pub fn digest(model: Model<'_>, backend: Backend, memory: &mut [u8]) -> Result<u64, Failure> {
     let arch = model.arch();
     let limits = Limits { context: arch.context, chunk: CHUNK as u32, logit_rows: CHUNK as u32 };
-    let plan = Plan::for_header(model.header(), limits).map_err(Failure::Plan)?;
+    let plan = Plan::for_header(model.header(), limits).and_then(|plan| plan.with_branches(2, BRANCHED));
+    let plan = plan.map_err(Failure::Plan)?;
     let (cache, scratch) = memory.split_at_mut(plan.cache_bytes().min(memory.len()));
     let mut session = Session::with(model, &plan, cache, scratch, backend, Serial).map_err(Failure::Session)?;
     let mut all = NOTHING;
-    for first in (0..arch.context).step_by(CHUNK) {
+    let parted = arch.context.saturating_sub(BRANCHED).max(1);
+    for first in (0..parted).step_by(CHUNK) {
         let ids: [u32; CHUNK] = core::array::from_fn(|i| id(first + i as u32, arch.vocab));
-        let count = CHUNK.min((arch.context - first) as usize);
+        let count = CHUNK.min((parted - first) as usize);
         let visit = |_, logits: &[f32]| all = join(all, of_logits(logits));
         session.score(&ids[..count], visit).map_err(Failure::Session)?;
+    }
+    for position in parted..arch.context {
+        session.branch(if position == parted { &[0, 0] } else { &[0, 1] }).map_err(Failure::Session)?;
+        let mut second = 0;
+        // The first branch says something else.
+        let ids = [id(position + 1, arch.vocab), id(position, arch.vocab)];
+        let visit = |_, logits: &[f32]| second = of_logits(logits);
+        session.step_branches(&ids, visit).map_err(Failure::Session)?;
+        all = join(all, second);
     }
     Ok(all)
 }

@@ -22,6 +22,7 @@ pub(super) fn attend(cache: &HeadCache<'_>, queries: &mut Queries<'_, '_>, out: 
     let (values, stride) = queries.values.start(0);
     let fits = cache.shape.layout == Layout::Dsp
         && head_dim == quads * QUAD
+        && cache.places.in_order(positions / TILE)
         && (1..=MAX_GROUP).contains(&quads)
         && out.cols() == group * head_dim
         && queries.values.cols() == group * quads * INPUT

@@ -6,6 +6,7 @@ use fastrand::Rng;
 use proptest::prelude::*;
 
 use super::{Floats, LAYOUTS, bits, floats, lanes, quantized};
+use crate::branch::Places;
 use crate::cache::{HeadCacheMut, HeadShape, TILE};
 use crate::kernel::{Backend, Queries, TileMut};
 use crate::math::exp2;
@@ -107,6 +108,7 @@ impl Problem {
         let (mut key_scales, mut value_scales) = (garbage(), garbage());
         let mut cache = HeadCacheMut {
             shape,
+            places: Places::default(),
             keys: &mut keys,
             values: &mut values,
             key_scales: &mut key_scales,
