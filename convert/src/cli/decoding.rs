@@ -211,21 +211,29 @@ impl Decoding {
             .ok_or_else(|| Error::Usage(format!("{option} needs a tokenizer, and the model has none")))?;
         let bytes = texts.grammar(&tokenizer, loaded.tokenizer_section(), loaded.special().end())?;
         if let Some(path) = &self.save_grammar {
+            replaceable(path, thumbformer::decode::grammar::MAGIC)?;
             save(path, &bytes)?;
         }
         Ok(Some(bytes))
     }
 }
 
-/// Writes a state or a grammar, as a whole or not at all. Only one of the same kind is replaced.
+/// Only a file of the same kind, which begins with the same magic, is replaced.
 ///
 /// # Errors
-/// Something else is there; the operating system refuses.
-pub(super) fn save(path: &Path, bytes: &[u8]) -> Result<()> {
-    let magic = bytes.get(..8).unwrap_or(bytes);
-    if path.is_file() && !std::fs::read(path).map_err(Error::io(path))?.starts_with(magic) {
+/// Something else is there, or it cannot be read.
+pub(super) fn replaceable(path: &Path, magic: [u8; 8]) -> Result<()> {
+    if path.is_file() && !std::fs::read(path).map_err(Error::io(path))?.starts_with(&magic) {
         return Err(Error::format(path, "exists and is another kind of file: it is not replaced"));
     }
+    Ok(())
+}
+
+/// Writes a [`replaceable`] file, as a whole or not at all.
+///
+/// # Errors
+/// The operating system refuses.
+pub(super) fn save(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut output = Output::create(path, true)?;
     output.file().write_all(bytes).map_err(Error::io(path))?;
     output.commit()

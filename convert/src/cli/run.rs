@@ -8,9 +8,10 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use thumbformer::decode::{BeamSettings, Constraint, Grammar, Sampler, Seen, StopStrings, Stopped};
+use thumbformer::snapshot;
 use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
 
-use super::decoding::{Decoding, GrammarReport, LookupReport, save};
+use super::decoding::{Decoding, GrammarReport, LookupReport, replaceable, save};
 use super::model::{Conversion, Execution, Opened, Precision, Running};
 use super::{bytes, counted, print_json, say, tell, utf8};
 use crate::engine::{Engine, no_snapshots};
@@ -213,6 +214,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         && (decoding.save_state.is_some() || decoding.load_state.is_some())
     {
         return Err(no_snapshots());
+    }
+    if let Some(path) = &decoding.save_state {
+        // Before anything is computed, and shown.
+        replaceable(path, snapshot::MAGIC)?;
     }
     let sampling = decoding.sampling()?;
     let beams = decoding.beams(arguments.max_tokens, special.end())?;

@@ -216,8 +216,7 @@ fn states_are_saved_and_loaded() {
     // A slip of the hand does not cost the model.
     let thumb = folder.path().join("model.thumb");
     std::fs::copy(home_thumb(), &thumb).expect("copied");
-    let (code, _, stderr) = all(&mut run(&["--save-state", thumb.to_str().expect("UTF-8")]));
-    assert!(code == 1 && stderr.contains("another kind of file"), "{stderr}");
+    refused(&mut run(&["--save-state", thumb.to_str().expect("UTF-8")]), 1, &["another kind of file"]);
     assert!(std::fs::read(&thumb).expect("still there") == std::fs::read(home_thumb()).expect("the blob"));
 }
 
