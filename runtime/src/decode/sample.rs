@@ -33,19 +33,22 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-        }
+        Self::PLAIN
     }
 }
 
 impl Sampling {
+    /// The default, for constants.
+    pub const PLAIN: Self = Self {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+    };
+
     /// Some penalty has an effect: the sampler needs room for the tokens seen.
     pub fn penalizes(&self) -> bool {
         self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
@@ -294,15 +297,7 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    const PLAIN: Sampling = Sampling {
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-    };
+    const PLAIN: Sampling = Sampling::PLAIN;
 
     /// The tokens that can be drawn.
     fn kept(settings: Sampling, logits: &[f32]) -> Vec<usize> {

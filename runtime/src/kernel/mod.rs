@@ -73,14 +73,11 @@ pub enum Write {
     Add,
 }
 
-/// One of [`Queries`].
+/// One of [`Queries`], and its entries there.
 #[derive(Clone, Copy, Debug)]
 struct Query<'a> {
-    /// The quantized query as the cache's layout takes it: `head_dim` values, the last quad filled up with zeros.
     values: &'a [i8],
-    /// −128 times the sum of the values; unused in [`Layout::Dsp`].
     start: i32,
-    /// Its scale, times the attention scale, times log₂e: scores are exponents of 2.
     scale: f32,
     /// It attends to positions `0..visible`.
     visible: usize,
@@ -89,11 +86,13 @@ struct Query<'a> {
 /// The queries of one KV head: for consecutive tokens, those of the heads that share it.
 #[derive(Debug)]
 pub struct Queries<'t, 'b> {
-    /// A row for each token: its heads' quantized queries (`Query::values`) one behind the other.
+    /// A row for each token: its heads' quantized queries one behind the other, [`Layout::vector_bytes`] of `head_dim`
+    /// bytes each, as the cache's layout takes them; the last quad of each is filled up with zeros.
     pub values: &'t mut TileMut<'b, i8>,
-    /// `Query::scale` for each token and head.
+    /// For each token and head the query's scale, times the attention scale, times log₂e: scores are exponents of 2. It has
+    /// as many columns as there are heads.
     pub scales: &'t mut TileMut<'b, f32>,
-    /// `Query::start` for each token and head.
+    /// For each token and head −128 times the sum of the query's values; unused in [`Layout::Dsp`].
     pub starts: &'t mut TileMut<'b, i32>,
     /// Position of the first token. Each token attends to all positions up to its own.
     pub position: usize,
@@ -263,7 +262,7 @@ impl Backend {
     /// One KV head's attention: `out = Σ_p softmax(q·k_p)_p · v_p` for every query, exact and in one pass over the cache.
     ///
     /// A row of `out` holds a token's outputs, `head_dim` values for each of its heads; it has as many rows as there are
-    /// tokens. See [`crate::layer::attention`] for the method.
+    /// tokens, at most as many as fit the cache behind `position`. See [`crate::layer::attention`] for the method.
     pub fn attend(self, cache: &HeadCache<'_>, queries: Queries<'_, '_>, out: &mut TileMut<'_, f32>) {
         dispatch!(self, attend(cache, queries, out));
     }

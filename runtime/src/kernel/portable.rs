@@ -1,4 +1,5 @@
-//! The int8 products in plain Rust, for both layouts: the specification, and the fall-back for every processor.
+//! The int8 products in plain Rust, for both layouts: the specification, and the fall-back for every processor. Where
+//! registers and flash are few, [`narrow`](super::narrow) computes the same with less code.
 
 use super::drive::{Block, Kernel, Step, Token};
 use super::operations;

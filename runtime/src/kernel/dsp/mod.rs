@@ -284,6 +284,7 @@ struct Constants {
     round: [f32; QUAD],
 }
 
+/// A `static`, so that its address is all that assembly is given.
 static CONSTANTS: Constants = {
     let c = math::EXP2;
     let (round, least) = (math::ROUND, math::LEAST_EXPONENT);
