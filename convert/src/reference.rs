@@ -50,12 +50,15 @@ struct Weights {
     final_norm: Scale,
     /// `None` if tied
     head: Option<Linear>,
+    head_bias: Option<Vec<f32>>,
 }
 
 #[derive(Debug)]
 struct Layer {
     attention_norm: Scale,
     qkv: Linear,
+    /// RMSNorm of each query and each key head.
+    head_norms: Option<(Vec<f32>, Vec<f32>)>,
     attention_out: Linear,
     mlp_norm: Scale,
     /// Gate, then up, if gated.
@@ -202,13 +205,15 @@ impl Reference {
         let arch = &weights.arch;
         let mut x = weights.embed(ids, self.position);
         for (layer, cache) in weights.layers.iter().zip(&mut self.cache) {
+            let input = if arch.parallel { x.clone() } else { Vec::new() };
             let mut qkv = layer.qkv.apply(&layer.attention_norm.apply(arch, &x));
+            layer.norm_heads(arch, &mut qkv);
             weights.rotate(&mut qkv, self.position);
             cache.append(arch, &qkv);
             let mixed = attention(arch, &qkv, cache, self.position);
             add(&mut x, &layer.attention_out.apply(&mixed));
 
-            let up = layer.mlp_up.apply(&layer.mlp_norm.apply(arch, &x));
+            let up = layer.mlp_up.apply(&layer.mlp_norm.apply(arch, if arch.parallel { &input } else { &x }));
             add(&mut x, &layer.mlp_down.apply(&activate(arch, up)));
         }
         self.position += ids.len();
@@ -225,6 +230,7 @@ impl Weights {
         Ok(Self {
             arch,
             token_embedding: tensors.linear(Role::TokenEmbedding, None, 0)?,
+            head_bias: tensors.take(Role::HeadBias, 0)?,
             position_embedding: tensors.take(Role::PositionEmbedding, 0)?.unwrap_or_default(),
             rope_frequencies: tensors.take(Role::RopeFrequencies, 0)?.unwrap_or_default(),
             layers,
@@ -238,6 +244,9 @@ impl Weights {
         let dim = self.arch.dim as usize;
         let row = |matrix: &[f32], row: usize| matrix[row * dim..(row + 1) * dim].to_vec();
         let mut x: Vec<f32> = ids.iter().flat_map(|&id| row(&self.token_embedding.weight, id as usize)).collect();
+        if self.arch.embedding_scale != 1.0 {
+            x.iter_mut().for_each(|x| *x *= self.arch.embedding_scale);
+        }
         if self.arch.position == Position::Learned {
             let positions = &self.position_embedding[first * dim..(first + ids.len()) * dim];
             add(&mut x, positions);
@@ -266,7 +275,11 @@ impl Weights {
 
     /// `tokens × vocab` of `tokens × dim`.
     fn logits(&self, x: &[f32]) -> Vec<f32> {
-        self.head.as_ref().unwrap_or(&self.token_embedding).apply(x)
+        let mut logits = self.head.as_ref().unwrap_or(&self.token_embedding).apply(x);
+        if let Some(bias) = &self.head_bias {
+            logits.chunks_mut(bias.len()).for_each(|logits| add(logits, bias));
+        }
+        logits
     }
 }
 
@@ -275,11 +288,30 @@ impl Layer {
         Ok(Self {
             attention_norm: tensors.scale(Role::AttentionNorm, Role::AttentionNormBias, layer)?,
             qkv: tensors.linear(Role::Qkv, Some(Role::QkvBias), layer)?,
+            head_norms: tensors.take(Role::QueryNorm, layer)?.zip(tensors.take(Role::KeyNorm, layer)?),
             attention_out: tensors.linear(Role::AttentionOut, Some(Role::AttentionOutBias), layer)?,
             mlp_norm: tensors.scale(Role::MlpNorm, Role::MlpNormBias, layer)?,
             mlp_up: tensors.linear(Role::MlpUp, Some(Role::MlpUpBias), layer)?,
             mlp_down: tensors.linear(Role::MlpDown, Some(Role::MlpDownBias), layer)?,
         })
+    }
+}
+
+impl Layer {
+    /// RMSNorm of every query and key head of `qkv`.
+    fn norm_heads(&self, arch: &Arch, qkv: &mut [f32]) {
+        let Some((query, key)) = &self.head_norms else { return };
+        let (q_width, kv_width) = (arch.q_width() as usize, arch.kv_width() as usize);
+        for token in qkv.chunks_mut(arch.qkv_width() as usize) {
+            let (queries, rest) = token.split_at_mut(q_width);
+            for (heads, weight) in [(queries, query), (&mut rest[..kv_width], key)] {
+                for head in heads.chunks_mut(weight.len()) {
+                    let mean = head.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / head.len() as f64;
+                    let factor = (mean + f64::from(arch.norm_eps)).sqrt().recip();
+                    head.iter_mut().zip(weight).for_each(|(x, w)| *x = (f64::from(*x) * factor) as f32 * w);
+                }
+            }
+        }
     }
 }
 

@@ -41,6 +41,7 @@ pub fn llama(vocab: u32, dim: u32, layers: u32, heads: u32, kv_heads: u32, hidde
         biases: Biases::default(),
         tied_head: true,
         attention_scale: 1.0 / (head_dim as f32).sqrt(),
+        ..Arch::PLAIN
     }
 }
 
@@ -52,7 +53,7 @@ pub fn gpt2(vocab: u32, dim: u32, layers: u32, heads: u32, context: u32) -> Arch
         rotary_dim: 0,
         activation: Activation::GeluTanh,
         gated: false,
-        biases: Biases { norm: true, qkv: true, attention_out: true, mlp: true },
+        biases: Biases { norm: true, qkv: true, attention_out: true, mlp: true, head: false },
         ..llama(vocab, dim, layers, heads, heads, 4 * dim, context)
     }
 }
@@ -87,7 +88,7 @@ impl Weights for Synthetic {
             (_, Kind::Vector) => 0.1,
         };
         let centre = match tensor.role {
-            Role::AttentionNorm | Role::MlpNorm | Role::FinalNorm => 1.0,
+            Role::AttentionNorm | Role::QueryNorm | Role::KeyNorm | Role::MlpNorm | Role::FinalNorm => 1.0,
             _ => 0.0,
         };
         for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {

@@ -364,7 +364,7 @@ fn gpt2_is_read_transposed() {
         assert_eq!((arch.heads, arch.kv_heads, arch.head_dim, arch.rotary_dim), (2, 2, 3, 0));
         assert_eq!((arch.norm, arch.norm_eps, arch.position), (Norm::Layer, 1e-5, Position::Learned));
         assert_eq!((arch.activation, arch.gated, arch.tied_head), (Activation::GeluTanh, false, true));
-        assert_eq!(arch.biases, Biases { norm: true, qkv: true, attention_out: true, mlp: true });
+        assert_eq!(arch.biases, Biases { norm: true, qkv: true, attention_out: true, mlp: true, head: false });
         assert_eq!(arch.attention_scale, (3.0f64.powf(-0.5)) as f32);
         for layer in 0..2 {
             let name = |name: &str| format!("{prefix}h.{layer}.{name}");
@@ -458,7 +458,7 @@ fn nanogpt_is_recognised_with_and_without_configuration() {
         let tiny = Tiny::new(&tensors, Some(&config));
         let recipe = tiny.recipe().unwrap_or_else(|error| panic!("{error}"));
         assert_eq!((recipe.family, recipe.arch.heads, recipe.arch.layers, recipe.arch.context), ("nanogpt", 3, 2, 5));
-        assert_eq!(recipe.arch.biases, Biases { norm: true, qkv: true, attention_out: true, mlp: true });
+        assert_eq!(recipe.arch.biases, Biases { norm: true, qkv: true, attention_out: true, mlp: true, head: false });
         assert_eq!(tiny.read(Role::Qkv, 1), tensors.all("transformer.h.1.attn.c_attn.weight"));
         assert_eq!(tiny.read(Role::MlpDown, 0), tensors.all("transformer.h.0.mlp.c_proj.weight"));
         assert_eq!(tiny.read(Role::FinalNormBias, 0), tensors.all("transformer.ln_f.bias"));

@@ -8,11 +8,13 @@
 //! The block diagram it describes, for a token sequence `t` at positions `p`:
 //!
 //! ```text
-//! x = TokenEmbedding[t]  (+ PositionEmbedding[p]   if position is Learned)
+//! x = TokenEmbedding[t] · embedding_scale  (+ PositionEmbedding[p]   if position is Learned)
 //! for each layer:
-//!     x = x + Attention(norm(x))                   rotated by RoPE if position is Rope
-//!     x = x + Mlp(norm(x))                         down(act(up(x)))  or  down(act(gate(x)) * up(x))
-//! logits = Head · norm(x)                          Head = TokenEmbedding if tied
+//!     y = x                                        the layer's input, for the MLP if parallel
+//!     x = x + Attention(norm(x))                   heads of queries and keys normalised if head_norm,
+//!                                                  rotated by RoPE if position is Rope
+//!     x = x + Mlp(norm(y if parallel else x))      down(act(up(x)))  or  down(act(gate(x)) * up(x))
+//! logits = Head · norm(x)  (+ HeadBias)            Head = TokenEmbedding if tied
 //! ```
 
 /// What a layer's normalisation computes.
@@ -61,6 +63,8 @@ pub struct Biases {
     pub attention_out: bool,
     /// Both MLP projections (all three if gated).
     pub mlp: bool,
+    /// The logits.
+    pub head: bool,
 }
 
 /// The architecture record. See the [module](self) for the network it describes.
@@ -86,6 +90,13 @@ pub struct Arch {
     pub norm: Norm,
     /// Added to the variance (or mean square) under the root.
     pub norm_eps: f32,
+    /// RMSNorm of every query and key head before it is rotated (Henry et al., 2020, arXiv:2010.04245, as Qwen3 has it).
+    pub head_norm: bool,
+    /// Attention and MLP read the same input and their outputs are added to it together (Wang and Komatsuzaki, 2021,
+    /// GPT-J), instead of the MLP reading what attention left.
+    pub parallel: bool,
+    /// Factor of the token embedding, usually 1 or `√dim`.
+    pub embedding_scale: f32,
     /// Position scheme.
     pub position: Position,
     /// Leading dimensions of each head that RoPE rotates: even, at most `head_dim`; 0 without RoPE.
@@ -138,12 +149,18 @@ pub enum Role {
     MlpDown = 27,
     /// Vector `dim`.
     MlpDownBias = 28,
+    /// Vector `head_dim`: for each query head.
+    QueryNorm = 29,
+    /// Vector `head_dim`: for each key head.
+    KeyNorm = 30,
     /// Vector `dim`.
     FinalNorm = 48,
     /// Vector `dim`.
     FinalNormBias = 49,
     /// Matrix `vocab × dim`, absent if the head is tied.
     Head = 50,
+    /// Vector `vocab`.
+    HeadBias = 51,
 }
 
 impl Role {
@@ -166,9 +183,12 @@ impl Role {
             Role::MlpUpBias => "mlp_up.bias",
             Role::MlpDown => "mlp_down",
             Role::MlpDownBias => "mlp_down.bias",
+            Role::QueryNorm => "query_norm",
+            Role::KeyNorm => "key_norm",
             Role::FinalNorm => "final_norm",
             Role::FinalNormBias => "final_norm.bias",
             Role::Head => "head",
+            Role::HeadBias => "head.bias",
         }
     }
 }
@@ -228,10 +248,36 @@ impl core::error::Error for ArchError {}
 
 /// Tensors before, in each, and after the layers: the longest lists that any record can call for.
 const MAX_BEFORE: usize = 3;
-const MAX_LAYER: usize = 13;
-const MAX_AFTER: usize = 3;
+const MAX_LAYER: usize = 15;
+const MAX_AFTER: usize = 4;
 
 impl Arch {
+    /// A record with every option at its plainest: LayerNorm without biases, learned positions, a plain GELU MLP, a tied
+    /// head, scores and embeddings as they are; and every size 1. Records are written as what differs from it, so they
+    /// need not name what they do without.
+    pub const PLAIN: Arch = Arch {
+        vocab: 1,
+        dim: 1,
+        layers: 1,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 1,
+        hidden: 1,
+        context: 1,
+        norm: Norm::Layer,
+        norm_eps: 1e-5,
+        head_norm: false,
+        parallel: false,
+        embedding_scale: 1.0,
+        position: Position::Learned,
+        rotary_dim: 0,
+        activation: Activation::Gelu,
+        gated: false,
+        biases: Biases { norm: false, qkv: false, attention_out: false, mlp: false, head: false },
+        tied_head: true,
+        attention_scale: 1.0,
+    };
+
     /// Checks every field's range, so that no later size computation overflows on a 64-bit machine and 32-bit ones can
     /// report a model that is too large for them.
     ///
@@ -263,6 +309,7 @@ impl Arch {
         rule!(self.hidden >= 1 && self.hidden <= MAX_WIDTH, "hidden", "in 1..=65536");
         rule!(self.context >= 1 && self.context <= MAX_CONTEXT, "context", "in 1..=1048576");
         rule!(self.norm_eps.is_finite() && self.norm_eps >= 0.0, "norm_eps", "finite and not negative");
+        rule!(self.embedding_scale.is_finite() && self.embedding_scale > 0.0, "embedding_scale", "finite and positive");
         rule!(self.attention_scale.is_finite() && self.attention_scale > 0.0, "attention_scale", "finite and positive");
         rule!(
             self.rotary_dim.is_multiple_of(2) && self.rotary_dim <= self.head_dim,
@@ -307,7 +354,9 @@ impl Arch {
             Role::QkvBias => self.biases.qkv,
             Role::AttentionOutBias => self.biases.attention_out,
             Role::MlpUpBias | Role::MlpDownBias => self.biases.mlp,
+            Role::QueryNorm | Role::KeyNorm => self.head_norm,
             Role::Head => !self.tied_head,
+            Role::HeadBias => self.biases.head,
             _ => true,
         }
     }
@@ -333,6 +382,8 @@ impl Arch {
             Role::MlpUpBias => (Kind::Vector, 1, self.up_width()),
             Role::MlpDown => (Kind::Matrix, self.dim, self.hidden),
             Role::MlpDownBias => (Kind::Vector, 1, self.dim),
+            Role::QueryNorm | Role::KeyNorm => (Kind::Vector, 1, self.head_dim),
+            Role::HeadBias => (Kind::Vector, 1, self.vocab),
             Role::FinalNorm | Role::FinalNormBias => (Kind::Vector, 1, self.dim),
         };
         Some(TensorSpec { role, layer, kind, rows, cols })
@@ -432,6 +483,8 @@ const LAYER: [Role; MAX_LAYER] = [
     Role::AttentionNormBias,
     Role::Qkv,
     Role::QkvBias,
+    Role::QueryNorm,
+    Role::KeyNorm,
     Role::KeyMean,
     Role::AttentionOut,
     Role::AttentionOutBias,
@@ -442,7 +495,7 @@ const LAYER: [Role; MAX_LAYER] = [
     Role::MlpDown,
     Role::MlpDownBias,
 ];
-const AFTER: [Role; MAX_AFTER] = [Role::FinalNorm, Role::FinalNormBias, Role::Head];
+const AFTER: [Role; MAX_AFTER] = [Role::FinalNorm, Role::FinalNormBias, Role::Head, Role::HeadBias];
 
 #[cfg(test)]
 mod tests {
@@ -460,17 +513,15 @@ mod tests {
             hidden: 6,
             context: 7,
             norm: Norm::Rms,
-            norm_eps: 1e-5,
             position: Position::Rope,
             rotary_dim: 2,
             activation: Activation::Silu,
             gated: true,
-            biases: Biases::default(),
-            tied_head: true,
-            attention_scale: 1.0,
+            ..Arch::PLAIN
         };
-        let all = Biases { norm: true, qkv: true, attention_out: true, mlp: true };
+        let all = Biases { norm: true, qkv: true, attention_out: true, mlp: true, head: true };
         let full = Arch { position: Position::Learned, rotary_dim: 0, biases: all, tied_head: false, ..plain };
+        let full = Arch { head_norm: true, ..full };
         for arch in [plain, full, Arch { biases: Biases { qkv: true, ..Biases::default() }, ..plain }] {
             arch.validate().unwrap();
             for (index, spec) in (0u32..).zip(arch.tensors()) {

@@ -169,6 +169,16 @@ fn normalise(eps: f32, x: &[f32], weight: &[f32], out: &mut [f32], centred: impl
     }
 }
 
+/// RMSNorm of one head, in place.
+#[inline(always)]
+pub fn norm_head(eps: f32, head: &mut [f32], weight: &[f32]) {
+    let variance = sum(head, |x| x * x) / head.len() as f32;
+    let inverse = 1.0 / libm::sqrtf(variance + eps);
+    for (x, &w) in head.iter_mut().zip(weight) {
+        *x = (*x * inverse) * w;
+    }
+}
+
 /// The integer of a value times 127/absmax, rounded half to even: the low byte of the rounded sum's bits.
 #[inline(always)]
 pub(crate) fn round(x: f32, inverse: f32) -> i8 {

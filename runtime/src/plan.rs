@@ -86,9 +86,8 @@ impl core::error::Error for PlanError {}
 /// # use thumbformer::arch::*;
 /// # use thumbformer::packing::*;
 /// # const ARCH: Arch = Arch { vocab: 512, dim: 96, layers: 4, heads: 6, kv_heads: 3, head_dim: 16, hidden: 256,
-/// #   context: 128, norm: Norm::Rms, norm_eps: 1e-5, position: Position::Rope, rotary_dim: 16,
-/// #   activation: Activation::Silu, gated: true, biases: Biases { norm: false, qkv: false, attention_out: false,
-/// #   mlp: false }, tied_head: true, attention_scale: 0.25 };
+/// #   context: 128, norm: Norm::Rms, position: Position::Rope, rotary_dim: 16, activation: Activation::Silu,
+/// #   gated: true, attention_scale: 0.25, ..Arch::PLAIN };
 /// use thumbformer::plan::{Limits, Plan};
 /// const PACKING: Packing = Packing { layout: Layout::Dsp, group: 32 };
 /// const PLAN: Plan = match Plan::new(&ARCH, PACKING, Limits::new(128, 8)) {
@@ -115,6 +114,8 @@ pub struct Plan {
 pub(crate) struct Widths {
     /// Residual stream, f32.
     pub(crate) residual: usize,
+    /// A parallel layer's input, f32.
+    pub(crate) input: usize,
     /// Whatever is between two matrix products, f32.
     pub(crate) wide: usize,
     /// Cosines and sines, f32.
@@ -135,6 +136,7 @@ impl Widths {
         let heads = arch.heads as usize;
         Self {
             residual: dim,
+            input: if arch.parallel { dim } else { 0 },
             wide: max(dim, max(arch.qkv_width() as usize, arch.up_width() as usize)),
             rope: arch.rotary_dim as usize,
             quantized: max(
@@ -147,7 +149,7 @@ impl Widths {
 
     /// Bytes for each token of a chunk.
     const fn bytes(&self) -> u64 {
-        4 * (self.residual + self.wide + self.rope) as u64 + self.quantized as u64 + 8 * self.groups as u64
+        4 * (self.residual + self.input + self.wide + self.rope) as u64 + self.quantized as u64 + 8 * self.groups as u64
     }
 }
 
@@ -292,6 +294,7 @@ pub(crate) fn aligned(buffer: &mut [u8]) -> Option<&mut [u8]> {
 #[derive(Debug)]
 pub(crate) struct Scratch<'b> {
     pub(crate) residual: &'b mut [f32],
+    pub(crate) input: &'b mut [f32],
     pub(crate) wide: &'b mut [f32],
     pub(crate) rope: &'b mut [f32],
     pub(crate) logits: &'b mut [f32],
@@ -313,6 +316,7 @@ impl<'b> Scratch<'b> {
         let mut buffer = aligned(buffer.get_mut(..plan.scratch_bytes)?)?;
         Some(Self {
             residual: take(&mut buffer, tokens * widths.residual)?,
+            input: take(&mut buffer, tokens * widths.input)?,
             wide: take(&mut buffer, tokens * widths.wide)?,
             rope: take(&mut buffer, tokens * widths.rope)?,
             logits: take(&mut buffer, plan.limits.logit_rows as usize * plan.arch.vocab as usize)?,

@@ -18,7 +18,7 @@ pub const GROUPS: [u32; 3] = [32, 64, 0];
 /// The shapes by name. Contexts hold at least 70 positions: three tiles of the cache, the last one in part.
 pub fn shapes() -> Vec<(&'static str, Arch)> {
     let scaled = |arch: Arch| Arch { attention_scale: 1.0 / (arch.head_dim as f32).sqrt(), ..arch };
-    let all = Biases { norm: true, qkv: true, attention_out: true, mlp: true };
+    let all = Biases { norm: true, qkv: true, attention_out: true, mlp: true, head: false };
     vec![
         ("llama", llama(128, 32, 2, 4, 2, 64, 96)),
         ("llama, untied", Arch { tied_head: false, ..llama(96, 48, 3, 6, 6, 80, 80) }),
@@ -38,6 +38,31 @@ pub fn shapes() -> Vec<(&'static str, Arch)> {
         ("smallest", scaled(Arch { head_dim: 2, rotary_dim: 2, ..llama(1, 1, 1, 1, 1, 1, 70) })),
         ("wide head", scaled(Arch { head_dim: 130, rotary_dim: 130, ..llama(77, 100, 1, 2, 1, 200, 70) })),
         ("gpt2", gpt2(101, 36, 2, 4, 75)),
+        (
+            "parallel",
+            scaled(Arch {
+                head_dim: 10,
+                rotary_dim: 4,
+                norm: Norm::Layer,
+                parallel: true,
+                activation: Activation::Gelu,
+                gated: false,
+                biases: Biases { attention_out: false, head: true, ..all },
+                tied_head: false,
+                ..llama(101, 30, 2, 3, 1, 92, 75)
+            }),
+        ),
+        (
+            "head norm",
+            scaled(Arch {
+                head_dim: 10,
+                rotary_dim: 10,
+                head_norm: true,
+                embedding_scale: 45f32.sqrt(),
+                activation: Activation::GeluTanh,
+                ..llama(101, 45, 2, 4, 2, 92, 75)
+            }),
+        ),
         (
             "plain",
             scaled(Arch {

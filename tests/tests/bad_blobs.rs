@@ -41,7 +41,8 @@ fn the_hand_made_blob_is_read_as_the_tables_say() {
     assert_eq!((a.head_dim, a.hidden, a.context, a.rotary_dim), (2, 1, 40, 2));
     assert_eq!((a.norm, a.position, a.activation), (Norm::Rms, Position::Rope, Activation::Silu));
     assert_eq!((a.gated, a.tied_head, a.norm_eps, a.attention_scale), (true, true, 1e-5, 0.707));
-    assert!(!(a.biases.norm || a.biases.qkv || a.biases.attention_out || a.biases.mlp));
+    assert!(!(a.biases.norm || a.biases.qkv || a.biases.attention_out || a.biases.mlp || a.biases.head));
+    assert!(!(a.parallel || a.head_norm) && a.embedding_scale == 1.0);
     assert_eq!((model.special().start, model.special().end()), (Some(1), &[0, 2][..]));
     assert!(model.tokenizer().is_none());
     for (index, (spec, place)) in a.tensors().zip(PLACES).enumerate() {
@@ -80,13 +81,15 @@ fn heads_with_bad_fields_are_refused() {
     assert_eq!(refused(|b| b[97] = 2), field("position", 2));
     assert_eq!(refused(|b| b[98] = 4), field("activation", 4));
     assert_eq!(refused(|b| b[99] = 2), field("gated", 2));
-    assert_eq!(refused(|b| b[100] = 16), field("biases", 16));
+    assert_eq!(refused(|b| b[100] = 32), field("biases", 32));
     assert_eq!(refused(|b| b[101] = 255), field("tied_head", 255));
+    assert_eq!(refused(|b| b[102] = 2), field("parallel", 2));
+    assert_eq!(refused(|b| b[103] = 2), field("head_norm", 2));
     assert_eq!(refused(|b| put(b, 128, 3)), field("start_token", 3));
     assert_eq!(refused(|b| put(b, 132, 15)), field("end_token_count", 15));
     assert_eq!(refused(|b| put(b, 140, 3)), field("end_token", 3));
     assert_eq!(refused(|b| put(b, 144, 1)), field("end_token", 1), "beyond the count");
-    for at in [13, 14, 15, 48, 55, 63, 102, 103, 116, 127] {
+    for at in [13, 14, 15, 48, 55, 63, 120, 127] {
         assert_eq!(refused(|b| b[at] = 1), BlobError::NotZero { offset: at as u64 });
     }
 }
@@ -120,6 +123,9 @@ fn records_that_contradict_themselves_are_refused() {
         (112, nan, "attention_scale"),
         (112, 0, "attention_scale"),
         (112, f32::INFINITY.to_bits(), "attention_scale"),
+        (116, nan, "embedding_scale"),
+        (116, (-1f32).to_bits(), "embedding_scale"),
+        (116, (-0f32).to_bits(), "embedding_scale"),
     ] {
         match refused(|b| put(b, at, value)) {
             BlobError::Arch(error) => assert_eq!(error.field, field, "{value} at {at}"),

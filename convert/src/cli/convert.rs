@@ -320,9 +320,11 @@ pub fn architecture(a: &Arch) -> String {
         format!("{} heads of {} over {}", a.heads, a.head_dim, counted(a.kv_heads as usize, "KV head"))
     };
     format!(
-        "{}, dim {}, {heads}, {}{activation} MLP {}, {norm}, {position}, vocabulary {} ({} head), context {}",
+        "{}{}, dim {}, {heads}{}, {}{activation} MLP {}, {norm}, {position}, vocabulary {} ({} head), context {}",
         counted(a.layers as usize, "layer"),
+        if a.parallel { " in parallel" } else { "" },
         a.dim,
+        if a.head_norm { " (normalised)" } else { "" },
         if a.gated { "gated " } else { "" },
         a.hidden,
         a.vocab,
@@ -357,7 +359,8 @@ pub fn tensor_name(spec: &TensorSpec) -> String {
         | Role::RopeFrequencies
         | Role::FinalNorm
         | Role::FinalNormBias
-        | Role::Head => spec.role.name().into(),
+        | Role::Head
+        | Role::HeadBias => spec.role.name().into(),
         role => format!("layer {} {}", spec.layer, role.name()),
     }
 }

@@ -1,6 +1,6 @@
 //! GPT-2 as transformers stores it: learned positions, pre-LayerNorm, biases everywhere, matrices `[in, out]` (Conv1D).
 
-use thumbformer::arch::{Activation, Arch, Biases, Norm, Position, Role, TensorSpec};
+use thumbformer::arch::{Activation, Arch, Biases, Role, TensorSpec};
 
 use super::{Head, Names, Piece, Plan, activation, inverse_sqrt, validated};
 use crate::Result;
@@ -50,15 +50,12 @@ pub(super) fn recipe(names: &Names<'_>, config: &Config) -> Result<Recipe> {
             head_dim: dim / heads,
             hidden: config.integer("n_inner")?.unwrap_or(dim.saturating_mul(4)),
             context: config.required("n_positions")?,
-            norm: Norm::Layer,
             norm_eps: config.number("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
-            position: Position::Learned,
-            rotary_dim: 0,
             activation: activation(config, "activation_function", Activation::GeluTanh)?,
-            gated: false,
-            biases: Biases { norm: true, qkv: true, attention_out: true, mlp: true },
+            biases: Biases { norm: true, qkv: true, attention_out: true, mlp: true, head: false },
             tied_head: head != Head::Own,
             attention_scale: if scaled { inverse_sqrt(dim / heads) } else { 1.0 },
+            ..Arch::PLAIN
         },
         config.path(),
     )?;
@@ -112,7 +109,8 @@ impl Layout {
             Role::FinalNorm => vec![Piece::whole(format!("{prefix}ln_f.weight"), arch.dim)],
             Role::FinalNormBias => vec![Piece::whole(format!("{prefix}ln_f.bias"), arch.dim)],
             Role::Head => vec![Piece::whole("lm_head.weight", arch.vocab)],
-            Role::RopeFrequencies | Role::KeyMean => Vec::new(),
+            // Computed, or not of this family.
+            _ => Vec::new(),
         }
     }
 

@@ -73,9 +73,11 @@ pub(super) fn recipe(names: &Names<'_>, config: &Config) -> Result<Recipe> {
                 qkv: attention_bias,
                 attention_out: attention_bias,
                 mlp: config.boolean("mlp_bias")?.unwrap_or(false),
+                head: false,
             },
             tied_head: head != Head::Own,
             attention_scale: inverse_sqrt(head_dim),
+            ..Arch::PLAIN
         },
         config.path(),
     )?;
@@ -109,12 +111,7 @@ pub(super) fn recipe(names: &Names<'_>, config: &Config) -> Result<Recipe> {
             Role::FinalNorm => vec![Piece::whole(format!("{prefix}norm.weight"), dim)],
             Role::Head => vec![Piece::whole("lm_head.weight", arch.vocab)],
             // Computed, or not of this family.
-            Role::RopeFrequencies
-            | Role::KeyMean
-            | Role::PositionEmbedding
-            | Role::AttentionNormBias
-            | Role::MlpNormBias
-            | Role::FinalNormBias => Vec::new(),
+            _ => Vec::new(),
         }
     };
     let ignorable =

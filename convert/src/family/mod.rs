@@ -183,7 +183,14 @@ impl Plan<'_> {
         let mut parts = Vec::new();
         for spec in self.arch.tensors() {
             let mut of_spec = Vec::new();
-            for piece in (self.pieces)(spec) {
+            let pieces = (self.pieces)(spec);
+            let computed = matches!(spec.role, Role::RopeFrequencies | Role::KeyMean);
+            let rows = if spec.kind == Kind::Vector { spec.cols } else { spec.rows };
+            if !computed && pieces.iter().map(|piece| u64::from(piece.rows)).sum::<u64>() != u64::from(rows) {
+                let (family, role) = (self.family, spec.role.name());
+                return Err(Error::Usage(format!("this version does not know how {family} stores its {role}")));
+            }
+            for piece in pieces {
                 match names.stored.get_key_value(&piece.name) {
                     None => missing.push((spec.role, piece.name.clone(), shape(spec, &piece))),
                     Some((name, stored)) => {

@@ -3,7 +3,7 @@
 //! Its `ckpt.pt` carries `model_args`; a bare state dict needs a JSON file with the same fields, of which only `n_head`
 //! cannot be seen in the shapes.
 
-use thumbformer::arch::{Activation, Arch, Biases, Norm, Position, TensorSpec};
+use thumbformer::arch::{Activation, Arch, Biases, TensorSpec};
 
 use super::gpt2::Layout;
 use super::{Names, Plan, inverse_sqrt, validated};
@@ -99,15 +99,12 @@ pub(super) fn recipe(names: &Names<'_>, config: Option<&Config>) -> Result<Recip
             head_dim: dim / heads,
             hidden: dim.saturating_mul(4),
             context: field("block_size", size(WPE, 0))?,
-            norm: Norm::Layer,
             norm_eps: 1e-5,
-            position: Position::Learned,
-            rotary_dim: 0,
             activation: Activation::Gelu,
-            gated: false,
-            biases: Biases { norm: bias, qkv: bias, attention_out: bias, mlp: bias },
+            biases: Biases { norm: bias, qkv: bias, attention_out: bias, mlp: bias, head: false },
             tied_head: head != super::Head::Own,
             attention_scale: inverse_sqrt(dim / heads),
+            ..Arch::PLAIN
         },
         config.path(),
     )?;

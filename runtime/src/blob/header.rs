@@ -18,10 +18,11 @@
 //! | 44 | 4 | CRC-32 of the first 192 bytes with this field zero |
 //! | 48 | 16 | zero |
 //! | 64 | 32 | vocab, dim, layers, heads, kv_heads, head_dim, hidden, context: u32 each |
-//! | 96 | 6 | norm, position, activation, gated, biases (bits: norm, qkv, attention_out, mlp), tied head |
-//! | 102 | 2 | zero |
+//! | 96 | 6 | norm, position, activation, gated, biases (bits: norm, qkv, attention_out, mlp, head), tied head |
+//! | 102 | 2 | parallel, head_norm |
 //! | 104 | 12 | norm_eps f32, rotary_dim u32, attention_scale f32 |
-//! | 116 | 12 | zero |
+//! | 116 | 4 | embedding_scale f32, 0 for 1 |
+//! | 120 | 8 | zero |
 //! | 128 | 4 | token that starts a sequence, or 0xFFFFFFFF |
 //! | 132 | 4 | number of tokens that end one, at most 14 |
 //! | 136 | 56 | those tokens, unused ones 0 |
@@ -132,7 +133,7 @@ impl Header {
             return Err(BlobError::Field { field: "group", found: group });
         }
         let biases = byte(b, 100);
-        if biases > 0b1111 {
+        if biases > 0b1_1111 {
             return Err(BlobError::Field { field: "biases", found: biases as u32 });
         }
         let arch = Arch {
@@ -155,11 +156,18 @@ impl Header {
                 qkv: biases & 2 != 0,
                 attention_out: biases & 4 != 0,
                 mlp: biases & 8 != 0,
+                head: biases & 16 != 0,
             },
             tied_head: field!(101, "tied_head", { 0 => false, 1 => true }),
+            parallel: field!(102, "parallel", { 0 => false, 1 => true }),
+            head_norm: field!(103, "head_norm", { 0 => false, 1 => true }),
             norm_eps: f32::from_bits(u32_at(b, 104)),
             rotary_dim: u32_at(b, 108),
             attention_scale: f32::from_bits(u32_at(b, 112)),
+            embedding_scale: match u32_at(b, 116) {
+                0 => 1.0,
+                bits => f32::from_bits(bits),
+            },
         };
         if let Err(e) = arch.validate() {
             return Err(BlobError::Arch(e));
@@ -184,7 +192,7 @@ impl Header {
         }
         let mut at = 13;
         while at < 128 {
-            let reserved = matches!(at, 13..16 | 48..64 | 102..104 | 116..128);
+            let reserved = matches!(at, 13..16 | 48..64 | 120..128);
             if reserved && byte(b, at) != 0 {
                 return Err(BlobError::NotZero { offset: at as u64 });
             }
@@ -226,14 +234,17 @@ impl Header {
         let biases = u8::from(a.biases.norm)
             | u8::from(a.biases.qkv) << 1
             | u8::from(a.biases.attention_out) << 2
-            | u8::from(a.biases.mlp) << 3;
-        put(
-            96,
-            &[a.norm as u8, a.position as u8, a.activation as u8, u8::from(a.gated), biases, u8::from(a.tied_head)],
-        );
+            | u8::from(a.biases.mlp) << 3
+            | u8::from(a.biases.head) << 4;
+        let flags = [a.tied_head, a.parallel, a.head_norm].map(u8::from);
+        put(96, &[a.norm as u8, a.position as u8, a.activation as u8, u8::from(a.gated), biases]);
+        put(101, &flags);
         put(104, &a.norm_eps.to_bits().to_le_bytes());
         put(108, &a.rotary_dim.to_le_bytes());
         put(112, &a.attention_scale.to_bits().to_le_bytes());
+        if a.embedding_scale != 1.0 {
+            put(116, &a.embedding_scale.to_bits().to_le_bytes());
+        }
         put(128, &self.special.start.unwrap_or(NO_TOKEN).to_le_bytes());
         put(132, &self.special.end_count.to_le_bytes());
         for (i, id) in self.special.end.iter().enumerate() {

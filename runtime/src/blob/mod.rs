@@ -233,7 +233,7 @@ pub struct Model<'a> {
     tokenizer: Option<Tokenizer<'a>>,
 }
 
-/// One layer's tensors. Optional ones are absent where the architecture has no such bias.
+/// One layer's tensors. Optional ones are absent where the architecture has no such bias or norm.
 #[derive(Clone, Copy, Debug)]
 pub struct Layer<'a> {
     /// `dim` weights of the norm before attention.
@@ -244,6 +244,10 @@ pub struct Layer<'a> {
     pub qkv: Matrix<'a>,
     /// Its bias.
     pub qkv_bias: Option<&'a [f32]>,
+    /// `head_dim` weights of the norm of every query head.
+    pub query_norm: Option<&'a [f32]>,
+    /// The same for key heads.
+    pub key_norm: Option<&'a [f32]>,
     /// Subtracted from keys before they are cached.
     pub key_mean: &'a [f32],
     /// The attention's output projection.
@@ -383,6 +387,8 @@ impl<'a> Model<'a> {
             attention_norm_bias: vector!(AttentionNormBias),
             qkv: matrix!(Qkv),
             qkv_bias: vector!(QkvBias),
+            query_norm: vector!(QueryNorm),
+            key_norm: vector!(KeyNorm),
             key_mean: vector!(KeyMean)?,
             attention_out: matrix!(AttentionOut),
             attention_out_bias: vector!(AttentionOutBias),

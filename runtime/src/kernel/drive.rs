@@ -534,6 +534,11 @@ pub(super) fn norm<K: Kernel>(
 }
 
 #[inline(always)]
+pub(super) fn norm_heads<K: Kernel>(_: K, eps: f32, heads: &mut [f32], weight: &[f32]) {
+    heads.chunks_exact_mut(weight.len().max(1)).for_each(|head| math::norm_head(eps, head, weight));
+}
+
+#[inline(always)]
 pub(super) fn activate<K: Kernel>(_: K, kind: Activation, gated: bool, hidden: usize, row: &mut [f32]) {
     if K::NARROW {
         return math::apply(gated, hidden, row, |x| math::activate(kind, x));

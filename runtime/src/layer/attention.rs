@@ -1,7 +1,7 @@
 //! Masked self-attention with grouped queries: `x = x + Wₒ·softmax(q·kᵀ/√d)·v`, streamed over an int8 cache.
 //!
-//! Queries, keys and values of a chunk come from one product. Each KV head then goes its own way: rotate, subtract the
-//! mean key, quantize keys and values into the cache, and let every query of its group attend. A query of position p sees
+//! Queries, keys and values of a chunk come from one product. Each KV head then goes its own way: normalise if the model
+//! does, rotate, subtract the mean key, quantize keys and values into the cache, and let every query of its group attend. A query of position p sees
 //! positions 0…p: the causal mask is a length.
 //!
 //! Attention is exact and needs no memory that grows with the context (online softmax, Milakov and Gimelshein, 2018,
@@ -20,7 +20,7 @@
 //! position after a rewind have the same bits.
 
 use super::Chunk;
-use super::linear::Target;
+use super::linear::{Source, Target};
 use crate::arch::Arch;
 use crate::blob::Layer;
 use crate::cache::HeadCacheMut;
@@ -45,12 +45,12 @@ struct Head<'a> {
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     pub(super) fn attention(&mut self, index: u32, layer: &Layer<'_>) {
         let arch = *self.arch();
-        self.prepare(Phase::Norm, 0, self.count, arch.dim as usize, &|backend, x, row| {
+        self.prepare(Source::Residual, Phase::Norm, 0, self.count, arch.dim as usize, &|backend, x, row| {
             backend.norm(arch.norm, arch.norm_eps, x, layer.attention_norm, layer.attention_norm_bias, row);
         });
         self.linear(&layer.qkv, layer.qkv_bias, Write::Store, self.count, Target::Wide);
         self.attend(index, layer);
-        self.prepare(Phase::Quantize, 0, self.count, arch.q_width() as usize, &|_, _, _| {});
+        self.prepare(Source::Residual, Phase::Quantize, 0, self.count, arch.q_width() as usize, &|_, _, _| {});
         self.linear(&layer.attention_out, layer.attention_out_bias, Write::Add, self.count, Target::Residual);
     }
 
@@ -92,6 +92,13 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         let workers = self.workers;
         for_each(workers, heads, |mut head| {
             let mut angles = rope.clone();
+            if let (Some(query), Some(key)) = (layer.query_norm, layer.key_norm) {
+                workers.enter(Phase::Norm);
+                for t in 0..count {
+                    backend.norm_heads(arch.norm_eps, head.queries.row(t), query);
+                    backend.norm_heads(arch.norm_eps, head.keys.row(t), key);
+                }
+            }
             for t in 0..count {
                 head.enter(workers, backend, &arch, t, position + t, angles.next().unwrap_or(&[]));
             }

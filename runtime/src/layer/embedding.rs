@@ -4,12 +4,13 @@
 //! (Press and Wolf, 2017, arXiv:1608.05859).
 
 use super::Chunk;
+use super::linear::{Source, Target};
 use crate::arch::{Position, Role};
 use crate::kernel::Write;
 use crate::workers::{Phase, Workers};
 
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
-    /// `x = TokenEmbedding[id] (+ PositionEmbedding[p])`, and the rotary angles of every position of the chunk.
+    /// `x = TokenEmbedding[id] · scale (+ PositionEmbedding[p])`, and the rotary angles of every position of the chunk.
     pub(super) fn embed(&mut self, ids: &[u32]) {
         self.workers.enter(Phase::Embed);
         let arch = *self.arch();
@@ -17,6 +18,9 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         let Some(tokens) = self.model.matrix(Role::TokenEmbedding, 0) else { return };
         for (x, &id) in self.scratch.residual.chunks_exact_mut(dim).zip(ids) {
             tokens.dequantize_row(id as usize, x);
+            if arch.embedding_scale != 1.0 {
+                x.iter_mut().for_each(|x| *x *= arch.embedding_scale);
+            }
         }
         match arch.position {
             Position::Learned => {
@@ -38,7 +42,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         }
     }
 
-    /// `logits = Head · norm(x)` for the tokens `first..first + count` of the chunk, into the scratch's logits.
+    /// `logits = Head · norm(x) (+ bias)` for the tokens `first..first + count` of the chunk, into the scratch's logits.
     pub(crate) fn logits(&mut self, first: usize, count: usize) {
         let arch = *self.arch();
         let role = if arch.tied_head { Role::TokenEmbedding } else { Role::Head };
@@ -46,10 +50,10 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             return;
         };
         let bias = self.model.vector(Role::FinalNormBias, 0);
-        self.prepare(Phase::Norm, first, count, arch.dim as usize, &|backend, x, row| {
+        self.prepare(Source::Residual, Phase::Norm, first, count, arch.dim as usize, &|backend, x, row| {
             backend.norm(arch.norm, arch.norm_eps, x, weight, bias, row);
         });
-        self.linear(&head, None, Write::Store, count, super::linear::Target::Logits);
+        self.linear(&head, self.model.vector(Role::HeadBias, 0), Write::Store, count, Target::Logits);
     }
 }
 

@@ -14,27 +14,48 @@ pub(super) enum Target {
     Logits,
 }
 
+/// Where a row is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The residual stream as it is.
+    Residual,
+    /// The layer's input, of a parallel layer.
+    Input,
+}
+
 /// Row blocks are handed out in multiples of this many rows, so that kernels can pair blocks.
 const ROWS: usize = 16;
 
 /// Fills a token's wide row; see [`Chunk::prepare`].
 pub(super) type Make<'f> = &'f (dyn Fn(Backend, &[f32], &mut [f32]) + Sync);
-/// Residual rows of some tokens, their wide rows, and where they are quantized to.
+/// Source rows of some tokens, their wide rows, and where they are quantized to.
 type Rows<'a> = (&'a [f32], (&'a mut [f32], &'a mut [i8]));
 /// Scales and starts of the same tokens' groups.
 type Groups<'a> = (&'a mut [f32], &'a mut [i32]);
 
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
-    /// For the tokens `first..first + count`: calls `make(x, row)` to fill the token's wide row (`x` is its residual),
+    /// For the tokens `first..first + count`: calls `make(x, row)` to fill the token's wide row (`x` is its `source`),
     /// which is phase `making`; then quantizes the first `cols` values of the row as the input of the next product.
-    pub(super) fn prepare(&mut self, making: Phase, first: usize, count: usize, cols: usize, make: Make<'_>) {
+    pub(super) fn prepare(
+        &mut self,
+        source: Source,
+        making: Phase,
+        first: usize,
+        count: usize,
+        cols: usize,
+        make: Make<'_>,
+    ) {
         let (backend, workers) = (self.backend, self.workers);
         let packing = self.model.header().packing;
         let (group, groups, stride) =
             (packing.group_cols(cols), packing.groups(cols), packing.layout.vector_bytes(cols));
         let (dim, wide) = (self.widths.residual, self.widths.wide);
         let scratch = &mut *self.scratch;
-        let residual = scratch.residual.get(first * dim..(first + count) * dim).unwrap_or(&[]);
+        let source = match source {
+            Source::Residual => &*scratch.residual,
+            Source::Input => &*scratch.input,
+        };
+        let source = source.get(first * dim..(first + count) * dim).unwrap_or(&[]);
         let run = |((x, (rows, q)), (scales, starts)): (Rows<'_>, Groups<'_>)| {
             let rows = x.chunks_exact(dim).zip(rows.chunks_exact_mut(wide)).zip(q.chunks_exact_mut(stride));
             let scales = scales.chunks_exact_mut(groups).zip(starts.chunks_exact_mut(groups));
@@ -46,12 +67,12 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             }
         };
         if W::SERIAL {
-            return run(((residual, (scratch.wide, scratch.quantized)), (scratch.scales, scratch.starts)));
+            return run(((source, (scratch.wide, scratch.quantized)), (scratch.scales, scratch.starts)));
         }
         let tokens = share(workers, count);
         let rows = scratch.wide.chunks_mut(tokens * wide).zip(scratch.quantized.chunks_mut(tokens * stride));
         let scales = scratch.scales.chunks_mut(tokens * groups).zip(scratch.starts.chunks_mut(tokens * groups));
-        for_each(workers, residual.chunks(tokens * dim).zip(rows).zip(scales), run);
+        for_each(workers, source.chunks(tokens * dim).zip(rows).zip(scales), run);
     }
 
     /// `y = W·x + b` for the first `count` prepared tokens.

@@ -1,7 +1,8 @@
-//! The position-wise MLP: `x = x + down(act(up(norm(x))))`, or gated, `down(act(gate) · up)`.
+//! The position-wise MLP: `x = x + down(act(up(norm(x))))`, or gated, `down(act(gate) · up)`. In a parallel layer it norms
+//! what attention was given instead of what attention left.
 
 use super::Chunk;
-use super::linear::Target;
+use super::linear::{Source, Target};
 use crate::blob::Layer;
 use crate::kernel::Write;
 use crate::workers::{Phase, Workers};
@@ -9,11 +10,12 @@ use crate::workers::{Phase, Workers};
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     pub(super) fn mlp(&mut self, layer: &Layer<'_>) {
         let arch = *self.arch();
-        self.prepare(Phase::Norm, 0, self.count, arch.dim as usize, &|backend, x, row| {
+        let source = if arch.parallel { Source::Input } else { Source::Residual };
+        self.prepare(source, Phase::Norm, 0, self.count, arch.dim as usize, &|backend, x, row| {
             backend.norm(arch.norm, arch.norm_eps, x, layer.mlp_norm, layer.mlp_norm_bias, row);
         });
         self.linear(&layer.mlp_up, layer.mlp_up_bias, Write::Store, self.count, Target::Wide);
-        self.prepare(Phase::Activation, 0, self.count, arch.hidden as usize, &|backend, _, row| {
+        self.prepare(Source::Residual, Phase::Activation, 0, self.count, arch.hidden as usize, &|backend, _, row| {
             backend.activate(arch.activation, arch.gated, arch.hidden as usize, row);
         });
         self.linear(&layer.mlp_down, layer.mlp_down_bias, Write::Add, self.count, Target::Residual);

@@ -35,11 +35,20 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         self.model.arch()
     }
 
+    /// Keeps the residual stream for the MLP of a parallel layer.
+    fn keep_input(&mut self) {
+        let residual = self.scratch.residual.iter();
+        self.scratch.input.iter_mut().zip(residual).take(self.count * self.widths.input).for_each(|(x, r)| *x = *r);
+    }
+
     /// Runs the tokens `ids` through all layers; the residual stream then holds the last layer's output.
     pub(crate) fn forward(&mut self, ids: &[u32]) {
         self.embed(ids);
         for index in 0..self.arch().layers {
             let Some(layer) = self.model.layer(index) else { return };
+            if self.arch().parallel {
+                self.keep_input();
+            }
             self.attention(index, &layer);
             self.mlp(&layer);
         }

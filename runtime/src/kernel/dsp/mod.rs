@@ -347,6 +347,10 @@ impl Dsp {
         }
     }
 
+    pub(super) fn norm_heads(self, eps: f32, heads: &mut [f32], weight: &[f32]) {
+        Portable.norm_heads(eps, heads, weight);
+    }
+
     pub(super) fn activate(self, kind: Activation, gated: bool, hidden: usize, row: &mut [f32]) {
         if !activate::activate(kind, gated, hidden, row) {
             Portable.activate(kind, gated, hidden, row);
