@@ -46,6 +46,10 @@ struct Weights {
     position_embedding: Vec<f32>,
     /// `rotary_dim / 2` radians per position, empty without RoPE
     rope_frequencies: Vec<f32>,
+    /// The same for layers with a window, empty if they have none of their own.
+    window_rope_frequencies: Vec<f32>,
+    /// One for each head, empty without ALiBi.
+    alibi_slopes: Vec<f32>,
     layers: Vec<Layer>,
     final_norm: Scale,
     /// `None` if tied
@@ -60,10 +64,12 @@ struct Layer {
     /// RMSNorm of each query and each key head.
     head_norms: Option<(Vec<f32>, Vec<f32>)>,
     attention_out: Linear,
+    attention_out_norm: Option<Scale>,
     mlp_norm: Scale,
     /// Gate, then up, if gated.
     mlp_up: Linear,
     mlp_down: Linear,
+    mlp_out_norm: Option<Scale>,
 }
 
 /// What follows a norm's division: `weight · x + bias`.
@@ -204,17 +210,18 @@ impl Reference {
         let weights = Arc::clone(&self.weights);
         let arch = &weights.arch;
         let mut x = weights.embed(ids, self.position);
-        for (layer, cache) in weights.layers.iter().zip(&mut self.cache) {
+        for (index, (layer, cache)) in (0..).zip(weights.layers.iter().zip(&mut self.cache)) {
             let input = if arch.parallel { x.clone() } else { Vec::new() };
             let mut qkv = layer.qkv.apply(&layer.attention_norm.apply(arch, &x));
             layer.norm_heads(arch, &mut qkv);
-            weights.rotate(&mut qkv, self.position);
+            weights.rotate(index, &mut qkv, self.position);
             cache.append(arch, &qkv);
-            let mixed = attention(arch, &qkv, cache, self.position);
-            add(&mut x, &layer.attention_out.apply(&mixed));
+            let window = if arch.windowed(index) { arch.window as usize } else { usize::MAX };
+            let mixed = attention(arch, &weights.alibi_slopes, window, &qkv, cache, self.position);
+            add(&mut x, &normed(arch, &layer.attention_out_norm, layer.attention_out.apply(&mixed)));
 
             let up = layer.mlp_up.apply(&layer.mlp_norm.apply(arch, if arch.parallel { &input } else { &x }));
-            add(&mut x, &layer.mlp_down.apply(&activate(arch, up)));
+            add(&mut x, &normed(arch, &layer.mlp_out_norm, layer.mlp_down.apply(&activate(arch, up))));
         }
         self.position += ids.len();
         weights.final_norm.apply(arch, &x)
@@ -233,6 +240,8 @@ impl Weights {
             head_bias: tensors.take(Role::HeadBias, 0)?,
             position_embedding: tensors.take(Role::PositionEmbedding, 0)?.unwrap_or_default(),
             rope_frequencies: tensors.take(Role::RopeFrequencies, 0)?.unwrap_or_default(),
+            window_rope_frequencies: tensors.take(Role::WindowRopeFrequencies, 0)?.unwrap_or_default(),
+            alibi_slopes: tensors.take(Role::AlibiSlopes, 0)?.unwrap_or_default(),
             layers,
             final_norm: tensors.scale(Role::FinalNorm, Role::FinalNormBias, 0)?,
             head: if arch.tied_head { None } else { Some(tensors.linear(Role::Head, None, 0)?) },
@@ -256,14 +265,16 @@ impl Weights {
 
     /// RoPE on the queries and keys of `qkv`: each pair `(i, i + rotary_dim/2)` of a head turns by
     /// `position · frequency[i]`.
-    fn rotate(&self, qkv: &mut [f32], first: usize) {
+    fn rotate(&self, layer: u32, qkv: &mut [f32], first: usize) {
         let arch = &self.arch;
-        let (head_dim, half) = (arch.head_dim as usize, self.rope_frequencies.len());
+        let own = arch.window_rope && arch.windowed(layer);
+        let frequencies = if own { &self.window_rope_frequencies } else { &self.rope_frequencies };
+        let (head_dim, half) = (arch.head_dim as usize, frequencies.len());
         let rotated = (arch.q_width() + arch.kv_width()) as usize;
         for (token, qkv) in qkv.chunks_mut(arch.qkv_width() as usize).enumerate() {
             // The angle is rounded to f32 as in PyTorch, where the model was trained.
             let angle = |frequency: &f32| ((first + token) as f32 * frequency).sin_cos();
-            let turns: Vec<(f32, f32)> = self.rope_frequencies.iter().map(angle).collect();
+            let turns: Vec<(f32, f32)> = frequencies.iter().map(angle).collect();
             for head in qkv[..rotated].chunks_mut(head_dim) {
                 let (left, right) = head.split_at_mut(half);
                 for ((a, b), (sin, cos)) in left.iter_mut().zip(right).zip(&turns) {
@@ -279,6 +290,9 @@ impl Weights {
         if let Some(bias) = &self.head_bias {
             logits.chunks_mut(bias.len()).for_each(|logits| add(logits, bias));
         }
+        if self.arch.logit_cap != 0.0 {
+            logits.iter_mut().for_each(|x| *x = cap(*x, self.arch.logit_cap));
+        }
         logits
     }
 }
@@ -290,6 +304,8 @@ impl Layer {
             qkv: tensors.linear(Role::Qkv, Some(Role::QkvBias), layer)?,
             head_norms: tensors.take(Role::QueryNorm, layer)?.zip(tensors.take(Role::KeyNorm, layer)?),
             attention_out: tensors.linear(Role::AttentionOut, Some(Role::AttentionOutBias), layer)?,
+            attention_out_norm: tensors.weight(Role::AttentionOutNorm, layer)?,
+            mlp_out_norm: tensors.weight(Role::MlpOutNorm, layer)?,
             mlp_norm: tensors.scale(Role::MlpNorm, Role::MlpNormBias, layer)?,
             mlp_up: tensors.linear(Role::MlpUp, Some(Role::MlpUpBias), layer)?,
             mlp_down: tensors.linear(Role::MlpDown, Some(Role::MlpDownBias), layer)?,
@@ -371,23 +387,51 @@ impl KeysValues {
     }
 }
 
-/// Scaled dot-product attention, `softmax(q·Kᵀ · scale)·V`, of each new token over its own and all earlier positions;
-/// `heads / kv_heads` neighbouring query heads share a key and value head. Gives `tokens × heads·head_dim`.
-fn attention(arch: &Arch, qkv: &[f32], cache: &KeysValues, first: usize) -> Vec<f32> {
+/// The norm of a layer's output, if it has one.
+fn normed(arch: &Arch, norm: &Option<Scale>, y: Vec<f32>) -> Vec<f32> {
+    match norm {
+        Some(norm) => norm.apply(arch, &y),
+        None => y,
+    }
+}
+
+/// `cap·tanh(x/cap)`.
+fn cap(x: f32, cap: f32) -> f32 {
+    let cap = f64::from(cap);
+    (cap * (f64::from(x) / cap).tanh()) as f32
+}
+
+/// Scaled dot-product attention, `softmax(q·Kᵀ · scale)·V`, of each new token over the last `window` positions up to its
+/// own; `heads / kv_heads` neighbouring query heads share a key and value head. Gives `tokens × heads·head_dim`.
+fn attention(
+    arch: &Arch,
+    alibi_slopes: &[f32],
+    window: usize,
+    qkv: &[f32],
+    cache: &KeysValues,
+    first: usize,
+) -> Vec<f32> {
     let (width, q_width) = (arch.qkv_width() as usize, arch.q_width() as usize);
     let (kv_width, head_dim) = (arch.kv_width() as usize, arch.head_dim as usize);
     let sharing = (arch.heads / arch.kv_heads) as usize;
     let mut out = vec![0f32; qkv.len() / width * q_width];
     let tokens = out.par_chunks_mut(q_width).zip(qkv.par_chunks(width)).enumerate();
     tokens.with_min_len(1 + TASK / (q_width * (first + 1))).for_each(|(token, (out, qkv))| {
-        let visible = (first + token + 1) * kv_width;
+        let (own, visible) = (first + token, (first + token + 1) * kv_width);
+        let earliest = (own + 1).saturating_sub(window);
         for (head, (out, q)) in out.chunks_mut(head_dim).zip(qkv.chunks(head_dim)).enumerate() {
             let start = head / sharing * head_dim;
             let of_head = start..start + head_dim;
-            let keys = cache.keys[..visible].chunks(kv_width);
-            let mut p: Vec<f32> = keys.map(|k| dot(q, &k[of_head.clone()]) * arch.attention_scale).collect();
+            let slope = alibi_slopes.get(head).copied().unwrap_or(0.0);
+            let score = |(position, k): (usize, &[f32])| {
+                let score = dot(q, &k[of_head.clone()]) * arch.attention_scale;
+                let score = if arch.score_cap == 0.0 { score } else { cap(score, arch.score_cap) };
+                score - slope * (own - position) as f32
+            };
+            let seen = earliest * kv_width..visible;
+            let mut p: Vec<f32> = (earliest..).zip(cache.keys[seen.clone()].chunks(kv_width)).map(score).collect();
             softmax(&mut p);
-            for (p, v) in p.iter().zip(cache.values[..visible].chunks(kv_width)) {
+            for (p, v) in p.iter().zip(cache.values[seen].chunks(kv_width)) {
                 out.iter_mut().zip(&v[of_head.clone()]).for_each(|(out, v)| *out += p * v);
             }
         }
@@ -483,6 +527,11 @@ impl Tensors {
         let inputs = self.arch.tensor(weight, layer).map_or(1, |spec| spec.cols as usize);
         let bias = bias.map_or(Ok(None), |bias| self.take(bias, layer))?;
         Ok(Linear { weight: self.take(weight, layer)?.unwrap_or_default(), bias, inputs })
+    }
+
+    /// A norm without a shift, if the record has it.
+    fn weight(&mut self, role: Role, layer: u32) -> Result<Option<Scale>> {
+        Ok(self.take(role, layer)?.map(|weight| Scale { weight, bias: None }))
     }
 
     fn scale(&mut self, weight: Role, bias: Role, layer: u32) -> Result<Scale> {

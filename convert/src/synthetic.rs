@@ -84,11 +84,23 @@ impl Weights for Synthetic {
                 }
                 return Ok(());
             }
+            (Role::WindowRopeFrequencies, _) => {
+                for (i, f) in out.iter_mut().enumerate() {
+                    *f = 1_000f32.powf(-2.0 * i as f32 / self.arch.rotary_dim as f32);
+                }
+                return Ok(());
+            }
+            (Role::AlibiSlopes, _) => {
+                for (i, slope) in out.iter_mut().enumerate() {
+                    *slope = (-8.0 * (i + 1) as f32 / self.arch.heads as f32).exp2();
+                }
+                return Ok(());
+            }
             (_, Kind::Matrix) => 1.7 / (cols as f32).sqrt(),
             (_, Kind::Vector) => 0.1,
         };
         let centre = match tensor.role {
-            Role::AttentionNorm | Role::QueryNorm | Role::KeyNorm | Role::MlpNorm | Role::FinalNorm => 1.0,
+            role if role.is_norm() => 1.0,
             _ => 0.0,
         };
         for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {

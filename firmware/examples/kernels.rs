@@ -13,7 +13,7 @@ use semihosting::println;
 use semihosting::process::exit;
 use static_cell::ConstStaticCell;
 use thumbformer::arch::{Activation, Norm};
-use thumbformer::kernel::{Activations, HeadCache, Queries, TileMut, Write};
+use thumbformer::kernel::{Activations, HeadCache, Queries, Shaping, TileMut, Write};
 use thumbformer::matrix::Matrix;
 use thumbformer::packing::{Layout, Packing};
 use thumbformer::{Aligned, Backend};
@@ -253,7 +253,7 @@ impl Test {
                     let (scales, starts) = (&mut [scale; 6], &mut [0; 6]);
                     let (scales, starts) = (&mut TileMut::new(scales, 2, 2), &mut TileMut::new(starts, 2, 2));
                     let position = visible - tokens;
-                    let queries = Queries { values, scales, starts, position };
+                    let queries = Queries { values, scales, starts, position, shaping: Shaping::default() };
                     backend.attend(&cache, queries, &mut TileMut::new(out, 2 * dim, 2 * dim));
                 };
                 attend(Backend::PORTABLE, expected);

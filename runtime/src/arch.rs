@@ -11,11 +11,13 @@
 //! x = TokenEmbedding[t] · embedding_scale  (+ PositionEmbedding[p]   if position is Learned)
 //! for each layer:
 //!     y = x                                        the layer's input, for the MLP if parallel
-//!     x = x + Attention(norm(x))                   heads of queries and keys normalised if head_norm,
-//!                                                  rotated by RoPE if position is Rope
+//!     x = x + Attention(norm(x))                   heads of queries and keys normalised if head_norm, rotated by RoPE
+//!                                                  if position is Rope; scores shaped by score_cap, ALiBi and window
 //!     x = x + Mlp(norm(y if parallel else x))      down(act(up(x)))  or  down(act(gate(x)) * up(x))
-//! logits = Head · norm(x)  (+ HeadBias)            Head = TokenEmbedding if tied
+//! logits = Head · norm(x)  (+ HeadBias)            Head = TokenEmbedding if tied; shaped by logit_cap
 //! ```
+//!
+//! What is added to x goes through a norm of its own before that if output_norms.
 
 /// What a layer's normalisation computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,9 @@ pub enum Position {
     /// Rotary embedding of queries and keys (Su et al., 2021, arXiv:2104.09864). Dimension `i` of a head is paired with
     /// `i + rotary_dim/2`; the frequencies stand in the blob, so every scaling rule is the converter's business.
     Rope = 1,
+    /// Attention with linear biases (ALiBi; Press et al., 2022, arXiv:2108.12409): a score loses its head's slope for every
+    /// position between query and key. The slopes stand in the blob.
+    Alibi = 2,
 }
 
 /// The MLP's non-linearity.
@@ -111,6 +116,18 @@ pub struct Arch {
     pub tied_head: bool,
     /// Factor of the attention scores before softmax, usually `1/√head_dim`.
     pub attention_scale: f32,
+    /// A score `s`, scaled, becomes `cap·tanh(s/cap)` (Gemma 2, 2024, arXiv:2408.00118); 0 for none.
+    pub score_cap: f32,
+    /// The same for logits.
+    pub logit_cap: f32,
+    /// Positions that a query sees, its own and those before it (Mistral; Jiang et al., 2023, arXiv:2310.06825); 0 for all.
+    pub window: u32,
+    /// Every so-many-th layer sees all positions in spite of the window; 0 for none.
+    pub global_every: u32,
+    /// Layers with a window rotate by frequencies of their own.
+    pub window_rope: bool,
+    /// Norms of the outputs of attention and MLP, before they are added to the residual stream.
+    pub output_norms: bool,
 }
 
 /// What a tensor of the blob is for. Matrices are `rows × cols` as in `y = W·x`: rows are outputs.
@@ -123,6 +140,10 @@ pub enum Role {
     PositionEmbedding = 1,
     /// Vector `rotary_dim / 2`: radians per position of each rotated pair, scaling rules applied.
     RopeFrequencies = 2,
+    /// Vector `heads`: what a score loses for each position between query and key.
+    AlibiSlopes = 6,
+    /// Vector `rotary_dim / 2`: the same as [`Role::RopeFrequencies`], for layers with a window.
+    WindowRopeFrequencies = 7,
     /// Vector `dim`.
     AttentionNorm = 16,
     /// Vector `dim`.
@@ -154,6 +175,10 @@ pub enum Role {
     /// Vector `head_dim`: for each key head.
     KeyNorm = 30,
     /// Vector `dim`.
+    AttentionOutNorm = 31,
+    /// Vector `dim`.
+    MlpOutNorm = 32,
+    /// Vector `dim`.
     FinalNorm = 48,
     /// Vector `dim`.
     FinalNormBias = 49,
@@ -164,12 +189,25 @@ pub enum Role {
 }
 
 impl Role {
+    /// Whether it is the weight of a norm.
+    pub const fn is_norm(self) -> bool {
+        use Role::{AttentionNorm, AttentionOutNorm, FinalNorm, KeyNorm, MlpNorm, MlpOutNorm, QueryNorm};
+        matches!(self, AttentionNorm | QueryNorm | KeyNorm | AttentionOutNorm | MlpNorm | MlpOutNorm | FinalNorm)
+    }
+
+    /// Whether it comes from a checkpoint; else the converter computes it.
+    pub const fn is_trained(self) -> bool {
+        !matches!(self, Role::RopeFrequencies | Role::WindowRopeFrequencies | Role::AlibiSlopes | Role::KeyMean)
+    }
+
     /// The role's name as `inspect` prints it.
     pub const fn name(self) -> &'static str {
         match self {
             Role::TokenEmbedding => "token_embedding",
             Role::PositionEmbedding => "position_embedding",
             Role::RopeFrequencies => "rope_frequencies",
+            Role::AlibiSlopes => "alibi_slopes",
+            Role::WindowRopeFrequencies => "window_rope_frequencies",
             Role::AttentionNorm => "attention_norm",
             Role::AttentionNormBias => "attention_norm.bias",
             Role::Qkv => "qkv",
@@ -185,6 +223,8 @@ impl Role {
             Role::MlpDownBias => "mlp_down.bias",
             Role::QueryNorm => "query_norm",
             Role::KeyNorm => "key_norm",
+            Role::AttentionOutNorm => "attention_out_norm",
+            Role::MlpOutNorm => "mlp_out_norm",
             Role::FinalNorm => "final_norm",
             Role::FinalNormBias => "final_norm.bias",
             Role::Head => "head",
@@ -247,8 +287,8 @@ impl core::fmt::Display for ArchError {
 impl core::error::Error for ArchError {}
 
 /// Tensors before, in each, and after the layers: the longest lists that any record can call for.
-const MAX_BEFORE: usize = 3;
-const MAX_LAYER: usize = 15;
+const MAX_BEFORE: usize = 5;
+const MAX_LAYER: usize = 17;
 const MAX_AFTER: usize = 4;
 
 impl Arch {
@@ -276,7 +316,23 @@ impl Arch {
         biases: Biases { norm: false, qkv: false, attention_out: false, mlp: false, head: false },
         tied_head: true,
         attention_scale: 1.0,
+        score_cap: 0.0,
+        logit_cap: 0.0,
+        window: 0,
+        global_every: 0,
+        window_rope: false,
+        output_norms: false,
     };
+
+    /// Whether queries of that layer see the last [`Arch::window`] positions only.
+    pub const fn windowed(&self, layer: u32) -> bool {
+        self.window > 0 && (self.global_every == 0 || !(layer + 1).is_multiple_of(self.global_every))
+    }
+
+    /// Whether scores go through more than a scale.
+    pub const fn shapes_scores(&self) -> bool {
+        self.window > 0 || self.score_cap != 0.0 || matches!(self.position, Position::Alibi)
+    }
 
     /// Checks every field's range, so that no later size computation overflows on a 64-bit machine and 32-bit ones can
     /// report a model that is too large for them.
@@ -311,6 +367,16 @@ impl Arch {
         rule!(self.norm_eps.is_finite() && self.norm_eps >= 0.0, "norm_eps", "finite and not negative");
         rule!(self.embedding_scale.is_finite() && self.embedding_scale > 0.0, "embedding_scale", "finite and positive");
         rule!(self.attention_scale.is_finite() && self.attention_scale > 0.0, "attention_scale", "finite and positive");
+        rule!(self.score_cap.is_finite() && self.score_cap >= 0.0, "score_cap", "finite and not negative");
+        rule!(self.logit_cap.is_finite() && self.logit_cap >= 0.0, "logit_cap", "finite and not negative");
+        rule!(self.window <= MAX_CONTEXT, "window", "at most 1048576");
+        rule!(!self.output_norms || matches!(self.norm, Norm::Rms), "output_norms", "unset without RMSNorm");
+        rule!(self.window > 0 || self.global_every == 0, "global_every", "0 without a window");
+        rule!(
+            !self.window_rope || (self.window > 0 && matches!(self.position, Position::Rope)),
+            "window_rope",
+            "unset without a window and RoPE"
+        );
         rule!(
             self.rotary_dim.is_multiple_of(2) && self.rotary_dim <= self.head_dim,
             "rotary_dim",
@@ -322,6 +388,15 @@ impl Arch {
             "positive with RoPE and 0 without"
         );
         Ok(())
+    }
+
+    /// The Cargo feature that a model of this record needs and this build lacks.
+    pub const fn missing_feature(&self) -> Option<&'static str> {
+        if (self.shapes_scores() || self.logit_cap != 0.0) && !cfg!(feature = "shaping") {
+            Some("shaping")
+        } else {
+            None
+        }
     }
 
     /// Width of all query heads.
@@ -350,11 +425,14 @@ impl Arch {
         match role {
             Role::PositionEmbedding => matches!(self.position, Position::Learned),
             Role::RopeFrequencies => matches!(self.position, Position::Rope),
+            Role::AlibiSlopes => matches!(self.position, Position::Alibi),
+            Role::WindowRopeFrequencies => self.window_rope,
             Role::AttentionNormBias | Role::MlpNormBias | Role::FinalNormBias => self.biases.norm,
             Role::QkvBias => self.biases.qkv,
             Role::AttentionOutBias => self.biases.attention_out,
             Role::MlpUpBias | Role::MlpDownBias => self.biases.mlp,
             Role::QueryNorm | Role::KeyNorm => self.head_norm,
+            Role::AttentionOutNorm | Role::MlpOutNorm => self.output_norms,
             Role::Head => !self.tied_head,
             Role::HeadBias => self.biases.head,
             _ => true,
@@ -370,7 +448,8 @@ impl Arch {
         let (kind, rows, cols) = match role {
             Role::TokenEmbedding | Role::Head => (Kind::Matrix, self.vocab, self.dim),
             Role::PositionEmbedding => (Kind::Matrix, self.context, self.dim),
-            Role::RopeFrequencies => (Kind::Vector, 1, self.rotary_dim / 2),
+            Role::RopeFrequencies | Role::WindowRopeFrequencies => (Kind::Vector, 1, self.rotary_dim / 2),
+            Role::AlibiSlopes => (Kind::Vector, 1, self.heads),
             Role::AttentionNorm | Role::AttentionNormBias => (Kind::Vector, 1, self.dim),
             Role::Qkv => (Kind::Matrix, self.qkv_width(), self.dim),
             Role::QkvBias => (Kind::Vector, 1, self.qkv_width()),
@@ -382,6 +461,7 @@ impl Arch {
             Role::MlpUpBias => (Kind::Vector, 1, self.up_width()),
             Role::MlpDown => (Kind::Matrix, self.dim, self.hidden),
             Role::MlpDownBias => (Kind::Vector, 1, self.dim),
+            Role::AttentionOutNorm | Role::MlpOutNorm => (Kind::Vector, 1, self.dim),
             Role::QueryNorm | Role::KeyNorm => (Kind::Vector, 1, self.head_dim),
             Role::HeadBias => (Kind::Vector, 1, self.vocab),
             Role::FinalNorm | Role::FinalNormBias => (Kind::Vector, 1, self.dim),
@@ -394,12 +474,9 @@ impl Arch {
         Tensors { arch: self, at: 0, layer: 0 }
     }
 
-    /// Number of trained parameters: every tensor but the rotary frequencies and the key means.
+    /// Number of trained parameters: every tensor but those that are computed.
     pub fn parameters(&self) -> u64 {
-        self.tensors()
-            .filter(|t| !matches!(t.role, Role::RopeFrequencies | Role::KeyMean))
-            .map(|t| u64::from(t.rows) * u64::from(t.cols))
-            .sum()
+        self.tensors().filter(|t| t.role.is_trained()).map(|t| u64::from(t.rows) * u64::from(t.cols)).sum()
     }
 }
 
@@ -477,7 +554,13 @@ impl Order {
     }
 }
 
-const BEFORE: [Role; MAX_BEFORE] = [Role::TokenEmbedding, Role::PositionEmbedding, Role::RopeFrequencies];
+const BEFORE: [Role; MAX_BEFORE] = [
+    Role::TokenEmbedding,
+    Role::PositionEmbedding,
+    Role::RopeFrequencies,
+    Role::WindowRopeFrequencies,
+    Role::AlibiSlopes,
+];
 const LAYER: [Role; MAX_LAYER] = [
     Role::AttentionNorm,
     Role::AttentionNormBias,
@@ -488,12 +571,14 @@ const LAYER: [Role; MAX_LAYER] = [
     Role::KeyMean,
     Role::AttentionOut,
     Role::AttentionOutBias,
+    Role::AttentionOutNorm,
     Role::MlpNorm,
     Role::MlpNormBias,
     Role::MlpUp,
     Role::MlpUpBias,
     Role::MlpDown,
     Role::MlpDownBias,
+    Role::MlpOutNorm,
 ];
 const AFTER: [Role; MAX_AFTER] = [Role::FinalNorm, Role::FinalNormBias, Role::Head, Role::HeadBias];
 
@@ -521,8 +606,11 @@ mod tests {
         };
         let all = Biases { norm: true, qkv: true, attention_out: true, mlp: true, head: true };
         let full = Arch { position: Position::Learned, rotary_dim: 0, biases: all, tied_head: false, ..plain };
-        let full = Arch { head_norm: true, ..full };
-        for arch in [plain, full, Arch { biases: Biases { qkv: true, ..Biases::default() }, ..plain }] {
+        let full = Arch { head_norm: true, output_norms: true, ..full };
+        let windowed = Arch { window: 3, window_rope: true, ..plain };
+        let alibi = Arch { position: Position::Alibi, ..full };
+        for arch in [plain, full, windowed, alibi, Arch { biases: Biases { qkv: true, ..Biases::default() }, ..plain }]
+        {
             arch.validate().unwrap();
             for (index, spec) in (0u32..).zip(arch.tensors()) {
                 assert_eq!(Order::new(&arch).find(&arch, spec.role, spec.layer), Some((index, spec)));

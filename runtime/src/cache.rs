@@ -151,9 +151,9 @@ impl<'a> HeadCache<'a> {
 
     /// The tiles that hold positions `0..visible`.
     #[inline(always)]
-    pub(crate) fn tiles(&self, visible: usize) -> impl Iterator<Item = Tile<'a>> + use<'a> {
+    pub(crate) fn tiles(&self, first: usize, visible: usize) -> impl Iterator<Item = Tile<'a>> + use<'a> {
         let cache = *self;
-        (0..visible.div_ceil(TILE)).map_while(move |tile| cache.tile(cache.places.of(tile)))
+        (first..visible.div_ceil(TILE)).map_while(move |tile| cache.tile(cache.places.of(tile)))
     }
 
     /// The tile that lies at `place`.

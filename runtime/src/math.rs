@@ -88,6 +88,13 @@ pub fn exp(x: f32) -> f32 {
     exp2(if x > 127.0 { 127.0 } else { x })
 }
 
+/// `cap·tanh(x/cap)`: x where it is small, never beyond ±cap.
+#[inline(always)]
+pub fn cap(x: f32, cap: f32) -> f32 {
+    // tanh u = 1 − 2/(1 + e²ᵘ)
+    cap * (1.0 - 2.0 / (1.0 + exp(2.0 * (x / cap))))
+}
+
 /// x·sigmoid(x).
 #[inline(always)]
 pub fn silu(x: f32) -> f32 {

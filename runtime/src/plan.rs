@@ -138,7 +138,7 @@ impl Widths {
             residual: dim,
             input: if arch.parallel { dim } else { 0 },
             wide: max(dim, max(arch.qkv_width() as usize, arch.up_width() as usize)),
-            rope: arch.rotary_dim as usize,
+            rope: arch.rotary_dim as usize * if arch.window_rope { 2 } else { 1 },
             quantized: max(
                 packing.layout.vector_bytes(max(dim, max(q, hidden))),
                 heads * packing.layout.vector_bytes(arch.head_dim as usize),

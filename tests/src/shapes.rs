@@ -63,6 +63,22 @@ pub fn shapes() -> Vec<(&'static str, Arch)> {
                 ..llama(101, 45, 2, 4, 2, 92, 75)
             }),
         ),
+        ("alibi", scaled(Arch { position: Position::Alibi, rotary_dim: 0, ..llama(101, 48, 2, 4, 2, 92, 75) })),
+        (
+            "windows",
+            scaled(Arch {
+                head_dim: 6,
+                rotary_dim: 6,
+                score_cap: 5.0,
+                logit_cap: 3.0,
+                window: 37,
+                global_every: 2,
+                window_rope: true,
+                output_norms: true,
+                head_norm: true,
+                ..llama(101, 45, 3, 4, 2, 92, 110)
+            }),
+        ),
         (
             "plain",
             scaled(Arch {

@@ -78,18 +78,20 @@ fn heads_with_bad_fields_are_refused() {
     assert_eq!(refused(|b| put(b, 16, 33)), field("group", 33));
     assert_eq!(refused(|b| put(b, 16, u32::MAX)), field("group", u32::MAX));
     assert_eq!(refused(|b| b[96] = 2), field("norm", 2));
-    assert_eq!(refused(|b| b[97] = 2), field("position", 2));
+    assert_eq!(refused(|b| b[97] = 3), field("position", 3));
     assert_eq!(refused(|b| b[98] = 4), field("activation", 4));
     assert_eq!(refused(|b| b[99] = 2), field("gated", 2));
     assert_eq!(refused(|b| b[100] = 32), field("biases", 32));
     assert_eq!(refused(|b| b[101] = 255), field("tied_head", 255));
     assert_eq!(refused(|b| b[102] = 2), field("parallel", 2));
     assert_eq!(refused(|b| b[103] = 2), field("head_norm", 2));
+    assert_eq!(refused(|b| b[176] = 2), field("window_rope", 2));
+    assert_eq!(refused(|b| b[177] = 2), field("output_norms", 2));
     assert_eq!(refused(|b| put(b, 128, 3)), field("start_token", 3));
-    assert_eq!(refused(|b| put(b, 132, 15)), field("end_token_count", 15));
+    assert_eq!(refused(|b| put(b, 132, 7)), field("end_token_count", 7));
     assert_eq!(refused(|b| put(b, 140, 3)), field("end_token", 3));
     assert_eq!(refused(|b| put(b, 144, 1)), field("end_token", 1), "beyond the count");
-    for at in [13, 14, 15, 48, 55, 63, 120, 127] {
+    for at in [13, 14, 15, 48, 55, 63, 120, 127, 178, 191] {
         assert_eq!(refused(|b| b[at] = 1), BlobError::NotZero { offset: at as u64 });
     }
 }
@@ -124,6 +126,13 @@ fn records_that_contradict_themselves_are_refused() {
         (112, 0, "attention_scale"),
         (112, f32::INFINITY.to_bits(), "attention_scale"),
         (116, nan, "embedding_scale"),
+        (160, (1 << 20) + 1, "window"),
+        (164, 2, "global_every"),
+        (168, nan, "score_cap"),
+        (168, (-1f32).to_bits(), "score_cap"),
+        (172, nan, "logit_cap"),
+        (172, f32::INFINITY.to_bits(), "logit_cap"),
+        (176, 1, "window_rope"),
         (116, (-1f32).to_bits(), "embedding_scale"),
         (116, (-0f32).to_bits(), "embedding_scale"),
     ] {

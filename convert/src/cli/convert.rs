@@ -307,6 +307,7 @@ pub fn architecture(a: &Arch) -> String {
         Position::Learned => "learned positions".into(),
         Position::Rope if a.rotary_dim == a.head_dim => "RoPE".into(),
         Position::Rope => format!("RoPE on {} of {}", a.rotary_dim, a.head_dim),
+        Position::Alibi => "ALiBi".into(),
     };
     let activation = match a.activation {
         Activation::Gelu => "GELU",
@@ -319,8 +320,13 @@ pub fn architecture(a: &Arch) -> String {
     } else {
         format!("{} heads of {} over {}", a.heads, a.head_dim, counted(a.kv_heads as usize, "KV head"))
     };
+    let window = match (a.window, a.global_every) {
+        (0, _) => String::new(),
+        (window, 0) => format!(" in windows of {window}"),
+        (window, every) => format!(" in windows of {window}, in every {every}. layer over all"),
+    };
     format!(
-        "{}{}, dim {}, {heads}{}, {}{activation} MLP {}, {norm}, {position}, vocabulary {} ({} head), context {}",
+        "{}{}, dim {}, {heads}{}{window}, {}{activation} MLP {}, {norm}, {position}, vocabulary {} ({} head), context {}",
         counted(a.layers as usize, "layer"),
         if a.parallel { " in parallel" } else { "" },
         a.dim,
@@ -357,6 +363,8 @@ pub fn tensor_name(spec: &TensorSpec) -> String {
         Role::TokenEmbedding
         | Role::PositionEmbedding
         | Role::RopeFrequencies
+        | Role::WindowRopeFrequencies
+        | Role::AlibiSlopes
         | Role::FinalNorm
         | Role::FinalNormBias
         | Role::Head

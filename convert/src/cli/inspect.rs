@@ -76,6 +76,12 @@ struct Architecture {
     head_bias: bool,
     tied_head: bool,
     attention_scale: f32,
+    score_cap: f32,
+    logit_cap: f32,
+    window: u32,
+    global_every: u32,
+    window_rope: bool,
+    output_norms: bool,
 }
 
 #[derive(Serialize)]
@@ -121,6 +127,12 @@ impl From<&Arch> for Architecture {
             head_bias: a.biases.head,
             tied_head: a.tied_head,
             attention_scale: a.attention_scale,
+            score_cap: a.score_cap,
+            logit_cap: a.logit_cap,
+            window: a.window,
+            global_every: a.global_every,
+            window_rope: a.window_rope,
+            output_norms: a.output_norms,
         }
     }
 }

@@ -24,8 +24,12 @@
 //! | 116 | 4 | embedding_scale f32, 0 for 1 |
 //! | 120 | 8 | zero |
 //! | 128 | 4 | token that starts a sequence, or 0xFFFFFFFF |
-//! | 132 | 4 | number of tokens that end one, at most 14 |
-//! | 136 | 56 | those tokens, unused ones 0 |
+//! | 132 | 4 | number of tokens that end one, at most 6 |
+//! | 136 | 24 | those tokens, unused ones 0 |
+//! | 160 | 8 | window, global_every: u32 each |
+//! | 168 | 8 | score_cap, logit_cap: f32 each |
+//! | 176 | 2 | window_rope, output_norms |
+//! | 178 | 14 | zero |
 //!
 //! All numbers are little-endian.
 
@@ -40,7 +44,7 @@ pub const VERSION: u32 = 1;
 /// Bytes of the head.
 pub const HEADER_BYTES: usize = 192;
 /// How many end tokens fit.
-pub const MAX_END_TOKENS: usize = 14;
+pub const MAX_END_TOKENS: usize = 6;
 
 const CRC_AT: usize = 44;
 const NO_TOKEN: u32 = u32::MAX;
@@ -146,7 +150,9 @@ impl Header {
             hidden: u32_at(b, 88),
             context: u32_at(b, 92),
             norm: field!(96, "norm", { 0 => Norm::Layer, 1 => Norm::Rms }),
-            position: field!(97, "position", { 0 => Position::Learned, 1 => Position::Rope }),
+            position: field!(97, "position", {
+                0 => Position::Learned, 1 => Position::Rope, 2 => Position::Alibi
+            }),
             activation: field!(98, "activation", {
                 0 => Activation::Gelu, 1 => Activation::GeluTanh, 2 => Activation::Silu, 3 => Activation::Relu
             }),
@@ -168,6 +174,12 @@ impl Header {
                 0 => 1.0,
                 bits => f32::from_bits(bits),
             },
+            window: u32_at(b, 160),
+            global_every: u32_at(b, 164),
+            score_cap: f32::from_bits(u32_at(b, 168)),
+            logit_cap: f32::from_bits(u32_at(b, 172)),
+            window_rope: field!(176, "window_rope", { 0 => false, 1 => true }),
+            output_norms: field!(177, "output_norms", { 0 => false, 1 => true }),
         };
         if let Err(e) = arch.validate() {
             return Err(BlobError::Arch(e));
@@ -191,8 +203,8 @@ impl Header {
             i += 1;
         }
         let mut at = 13;
-        while at < 128 {
-            let reserved = matches!(at, 13..16 | 48..64 | 120..128);
+        while at < HEADER_BYTES {
+            let reserved = matches!(at, 13..16 | 48..64 | 120..128 | 178..HEADER_BYTES);
             if reserved && byte(b, at) != 0 {
                 return Err(BlobError::NotZero { offset: at as u64 });
             }
@@ -245,6 +257,10 @@ impl Header {
         if a.embedding_scale != 1.0 {
             put(116, &a.embedding_scale.to_bits().to_le_bytes());
         }
+        for (i, n) in [a.window, a.global_every, a.score_cap.to_bits(), a.logit_cap.to_bits()].iter().enumerate() {
+            put(160 + 4 * i, &n.to_le_bytes());
+        }
+        put(176, &[a.window_rope, a.output_norms].map(u8::from));
         put(128, &self.special.start.unwrap_or(NO_TOKEN).to_le_bytes());
         put(132, &self.special.end_count.to_le_bytes());
         for (i, id) in self.special.end.iter().enumerate() {

@@ -75,6 +75,11 @@ pub enum BlobError {
     },
     /// The architecture record contradicts itself.
     Arch(ArchError),
+    /// The model needs what this runtime was built without.
+    Feature {
+        /// The Cargo feature that is missing.
+        feature: &'static str,
+    },
     /// A byte that must be zero is not.
     NotZero {
         /// Where.
@@ -117,6 +122,7 @@ impl core::fmt::Display for BlobError {
         match *self {
             BlobError::TooShort { expected, found } => write!(f, "cut off: {found} bytes of {expected}"),
             BlobError::TooLong { expected, found } => write!(f, "{found} bytes where the file has only {expected}"),
+            BlobError::Feature { feature } => write!(f, "this model needs the runtime's feature `{feature}`"),
             BlobError::Misaligned => write!(f, "the blob must start at a multiple of {ALIGN} bytes"),
             BlobError::Magic => write!(f, "not a .thumb file: it does not start with `thumbfmr`"),
             BlobError::Version { found } => {
@@ -254,6 +260,8 @@ pub struct Layer<'a> {
     pub attention_out: Matrix<'a>,
     /// Its bias.
     pub attention_out_bias: Option<&'a [f32]>,
+    /// `dim` weights of the norm of attention's output.
+    pub attention_out_norm: Option<&'a [f32]>,
     /// `dim` weights of the norm before the MLP.
     pub mlp_norm: &'a [f32],
     /// Its shift.
@@ -266,6 +274,8 @@ pub struct Layer<'a> {
     pub mlp_down: Matrix<'a>,
     /// Its bias.
     pub mlp_down_bias: Option<&'a [f32]>,
+    /// `dim` weights of the norm of the MLP's output.
+    pub mlp_out_norm: Option<&'a [f32]>,
 }
 
 impl<'a> Model<'a> {
@@ -283,6 +293,9 @@ impl<'a> Model<'a> {
     /// The first thing found wrong; see [`BlobError`].
     pub fn with_workers<W: Workers>(blob: &'a [u8], workers: &W) -> Result<Self, BlobError> {
         let header = Header::read(blob)?;
+        if let Some(feature) = header.arch.missing_feature() {
+            return Err(BlobError::Feature { feature });
+        }
         if !Header::checksum_holds(blob) {
             return Err(BlobError::HeaderChecksum);
         }
@@ -392,12 +405,14 @@ impl<'a> Model<'a> {
             key_mean: vector!(KeyMean)?,
             attention_out: matrix!(AttentionOut),
             attention_out_bias: vector!(AttentionOutBias),
+            attention_out_norm: vector!(AttentionOutNorm),
             mlp_norm: vector!(MlpNorm)?,
             mlp_norm_bias: vector!(MlpNormBias),
             mlp_up: matrix!(MlpUp),
             mlp_up_bias: vector!(MlpUpBias),
             mlp_down: matrix!(MlpDown),
             mlp_down_bias: vector!(MlpDownBias),
+            mlp_out_norm: vector!(MlpOutNorm),
         })
     }
 

@@ -3,6 +3,8 @@
 //! Every function here is `inline(always)` and generic over the [`Kernel`], so that each instruction set gets its own
 //! copy, compiled with its vector width. The order of float operations is fixed here and in [`crate::math`].
 
+use core::f32::consts::LOG2_E;
+
 use super::portable::{dot, dot4, scores, sums};
 use super::{Activations, Queries, Query, TileMut, Write, narrow};
 use crate::arch::{Activation, Norm};
@@ -293,17 +295,28 @@ pub(super) fn attend<K: Kernel>(
     let (head_dim, group) = (cache.shape.head_dim, queries.scales.cols().max(1));
     let bytes = cache.shape.layout.vector_bytes(head_dim);
     let scales = queries.scales.pieces(1).zip(queries.starts.pieces(1));
-    let list = queries.values.pieces(bytes).zip(scales).enumerate().map(|(i, (values, (scale, start)))| Query {
-        values,
-        start: start[0],
-        scale: scale[0],
-        visible: queries.position + i / group + 1,
+    let shaping = queries.shaping;
+    let list = queries.values.pieces(bytes).zip(scales).enumerate().map(|(i, (values, (scale, start)))| {
+        let visible = queries.position + i / group + 1;
+        Query {
+            values,
+            start: start[0],
+            scale: scale[0],
+            first: if shaping.window == 0 { 0 } else { visible.saturating_sub(shaping.window) },
+            visible,
+            cap: shaping.cap * LOG2_E,
+            slope: shaping.slopes.get(i % group).map_or(0.0, |slope| slope * LOG2_E),
+        }
     });
     let mut list = list.zip(out.pieces(head_dim));
     while let Some((a, a_out)) = list.next() {
         match list.next() {
             // Each tile's arithmetic is one long chain; two of them overlap.
-            Some((b, b_out)) if !K::NARROW && a.visible.div_ceil(TILE) == b.visible.div_ceil(TILE) => {
+            Some((b, b_out))
+                if !K::NARROW
+                    && a.visible.div_ceil(TILE) == b.visible.div_ceil(TILE)
+                    && a.first / TILE == b.first / TILE =>
+            {
                 attend_layout(kernel, cache, [&a, &b], [a_out, b_out]);
             }
             b => {
@@ -319,7 +332,7 @@ pub(super) fn attend<K: Kernel>(
     }
 }
 
-/// Attention of queries that end in the same tile.
+/// Attention of queries that begin and end in the same tiles.
 #[inline(always)]
 fn attend_layout<K: Kernel, const N: usize>(
     kernel: K,
@@ -387,7 +400,8 @@ fn attend_blocks<D: Dots<R>, K: Kernel, const R: usize, const N: usize>(
         out.fill(0.0);
     }
     let visible = queries.iter().map(|query| query.visible).max().unwrap_or(0);
-    for (tile, part) in cache.tiles(visible).enumerate() {
+    let first = queries.iter().map(|query| query.first / TILE).min().unwrap_or(0);
+    for (tile, part) in (first..).zip(cache.tiles(first, visible)) {
         let (mut products, mut weights) = ([[0i32; TILE]; N], [[0i8; TILE]; N]);
         let mut steps = [Step::default(); N];
         for i in 0..N {
@@ -396,7 +410,11 @@ fn attend_blocks<D: Dots<R>, K: Kernel, const R: usize, const N: usize>(
         for i in 0..N {
             let visible = queries[i].visible - tile * TILE;
             let (online, weights) = (&mut online[i], &mut weights[i]);
-            steps[i] = kernel.softmax(&products[i], &part, queries[i].scale, visible, online, weights);
+            steps[i] = if queries[i].shaped() {
+                softmax_shaped(&products[i], &part, queries[i], tile, online, weights)
+            } else {
+                kernel.softmax(&products[i], &part, queries[i].scale, visible, online, weights)
+            };
         }
         for (block, words) in part.values.chunks_exact(R * TILE).enumerate() {
             for i in 0..N {
@@ -455,15 +473,55 @@ pub(super) fn softmax(
     online: &mut Online,
     quantized: &mut [i8; TILE],
 ) -> Step {
-    let mut scores: [f32; TILE] = core::array::from_fn(|j| dots[j] as f32 * (tile.key_scales[j] * scale));
-    scores.iter_mut().skip(visible).for_each(|score| *score = f32::NEG_INFINITY);
+    let scores = core::array::from_fn(|j| dots[j] as f32 * (tile.key_scales[j] * scale));
+    weigh(scores, tile, 0, visible, online, quantized)
+}
+
+/// The same for a query whose scores are shaped; `index` is the tile's.
+#[inline(never)]
+pub(super) fn softmax_shaped(
+    dots: &[i32; TILE],
+    tile: &Tile<'_>,
+    query: &Query<'_>,
+    index: usize,
+    online: &mut Online,
+    quantized: &mut [i8; TILE],
+) -> Step {
+    let start = index * TILE;
+    let mut scores: [f32; TILE] = core::array::from_fn(|j| dots[j] as f32 * (tile.key_scales[j] * query.scale));
+    if query.cap != 0.0 {
+        scores = scores.map(|s| math::cap(s, query.cap));
+    }
+    if query.slope != 0.0 {
+        // At most 2²⁰ positions: the distance is exact.
+        let distance = |j: usize| (query.visible - 1) as f32 - (start + j) as f32;
+        scores = core::array::from_fn(|j| scores[j] - query.slope * distance(j));
+    }
+    weigh(scores, tile, query.first.saturating_sub(start), query.visible - start, online, quantized)
+}
+
+/// Softmax of the scores of a tile's positions `first..visible`; the others can have any score.
+#[inline(always)]
+fn weigh(
+    mut scores: [f32; TILE],
+    tile: &Tile<'_>,
+    first: usize,
+    visible: usize,
+    online: &mut Online,
+    quantized: &mut [i8; TILE],
+) -> Step {
+    let hide = |values: &mut [f32; TILE], with: f32| {
+        values.iter_mut().take(first).for_each(|value| *value = with);
+        values.iter_mut().skip(visible).for_each(|value| *value = with);
+    };
+    hide(&mut scores, f32::NEG_INFINITY);
     let largest = math::max(&scores, online.largest, |x| x);
     let rescale = math::exp2(online.largest - largest);
     scores = scores.map(|score| math::exp2(score - largest));
-    scores.iter_mut().skip(visible).for_each(|p| *p = 0.0);
+    hide(&mut scores, 0.0);
     let mut weights: [f32; TILE] = core::array::from_fn(|j| scores[j] * tile.value_scales[j]);
     // Scales of positions that were never written can be anything.
-    weights.iter_mut().skip(visible).for_each(|weight| *weight = 0.0);
+    hide(&mut weights, 0.0);
     *online = Online { largest, total: online.total * rescale + math::sum(&scores, |x| x) };
     Step { rescale, scale: math::quantize(&weights, quantized) }
 }

@@ -79,8 +79,33 @@ struct Query<'a> {
     values: &'a [i8],
     start: i32,
     scale: f32,
-    /// It attends to positions `0..visible`.
+    /// It attends to positions `first..visible`.
+    first: usize,
     visible: usize,
+    /// Entries of [`Shaping`] for its head, times log₂e.
+    cap: f32,
+    slope: f32,
+}
+
+impl Query<'_> {
+    /// Whether there is more to its scores than a scale.
+    #[inline(always)]
+    fn shaped(&self) -> bool {
+        cfg!(feature = "shaping") && (self.first > 0 || self.cap != 0.0 || self.slope != 0.0)
+    }
+}
+
+/// What happens to scores between the product and softmax, beside their scale; by default nothing. Kernels of their own
+/// leave it to the portable code, in this order: cap, slope, window. Without the feature `shaping` it is ignored.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shaping<'a> {
+    /// A score `s` becomes `cap · tanh(s / cap)`; 0 for none.
+    pub cap: f32,
+    /// For each head, what is added for every position from the query back to the key, negated: a positive slope favours
+    /// near keys. Empty for none.
+    pub slopes: &'a [f32],
+    /// A query sees so many positions, its own included; 0 for all.
+    pub window: usize,
 }
 
 /// The queries of one KV head: for consecutive tokens, those of the heads that share it.
@@ -94,8 +119,10 @@ pub struct Queries<'t, 'b> {
     pub scales: &'t mut TileMut<'b, f32>,
     /// For each token and head −128 times the sum of the query's values; unused in [`Layout::Dsp`].
     pub starts: &'t mut TileMut<'b, i32>,
-    /// Position of the first token. Each token attends to all positions up to its own.
+    /// Position of the first token. Each token attends to all positions up to its own, or to those in its window.
     pub position: usize,
+    /// What else scores go through.
+    pub shaping: Shaping<'t>,
 }
 
 /// A set of inner loops that this processor can run.

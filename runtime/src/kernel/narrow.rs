@@ -1,7 +1,7 @@
 //! Products and attention for targets with few registers and little flash: four rows at a time, and both layouts by the
 //! same short code. On a Cortex-M with the DSP extension this is only what its assembly leaves over.
 
-use super::drive::{Online, softmax};
+use super::drive::{Online, softmax, softmax_shaped};
 use super::portable::dot4;
 use super::{Activations, Query, TileMut, Write};
 use crate::cache::{HeadCache, TILE};
@@ -60,14 +60,19 @@ pub(super) fn attend(cache: &HeadCache<'_>, query: &Query<'_>, out: &mut [f32]) 
     let shape = cache.shape;
     let mut online = Online { largest: f32::NEG_INFINITY, total: 0.0 };
     out.fill(0.0);
-    for (tile, part) in cache.tiles(query.visible).enumerate() {
+    let first = query.first / TILE;
+    for (tile, part) in (first..).zip(cache.tiles(first, query.visible)) {
         let (mut dots, mut weights) = ([0i32; TILE], [0i8; TILE]);
         for (first, dots) in (0..TILE).step_by(ROWS).zip(dots.as_chunks_mut::<ROWS>().0) {
             let words = part.keys.get(shape.layout.quad_offset(first, 0, shape.head_dim)..).unwrap_or(&[]);
             *dots = dot(shape.layout, words, shape.layout, query.values);
         }
         let visible = query.visible - tile * TILE;
-        let step = softmax(&dots, &part, query.scale, visible, &mut online, &mut weights);
+        let step = if query.shaped() {
+            softmax_shaped(&dots, &part, query, tile, &mut online, &mut weights)
+        } else {
+            softmax(&dots, &part, query.scale, visible, &mut online, &mut weights)
+        };
         for (row, out) in (0..shape.head_dim).step_by(ROWS).zip(out.chunks_mut(ROWS)) {
             let words = part.values.get(shape.layout.quad_offset(row, 0, TILE)..).unwrap_or(&[]);
             for (out, dot) in out.iter_mut().zip(dot(shape.layout, words, Layout::Rows8, &weights)) {

@@ -2,7 +2,7 @@
 //!
 //! Queries, keys and values of a chunk come from one product. Each KV head then goes its own way: normalise if the model
 //! does, rotate, subtract the mean key, quantize keys and values into the cache, and let every query of its group attend. A query of position p sees
-//! positions 0…p: the causal mask is a length.
+//! positions 0…p, or the last of them if the layer has a window: the causal mask is a length.
 //!
 //! Attention is exact and needs no memory that grows with the context (online softmax, Milakov and Gimelshein, 2018,
 //! arXiv:1805.02867; tiles as in FlashAttention, Dao et al., 2022, arXiv:2205.14135). For each tile of
@@ -16,15 +16,16 @@
 //! w_j = p_j · v_scale_j, quantized over the tile     o = o·c + (Σ_j w_j v_j) · w_scale        int8 dot product
 //! ```
 //!
-//! and at the end o / l. Tiles depend on absolute positions only, so a chunk of any size, a single step, and the same
+//! and at the end o / l. Where a model caps scores or adds to them by distance, that happens between the first line and
+//! the second. Tiles depend on absolute positions only, so a chunk of any size, a single step, and the same
 //! position after a rewind have the same bits.
 
 use super::Chunk;
 use super::linear::{Source, Target};
-use crate::arch::Arch;
+use crate::arch::{Arch, Role};
 use crate::blob::Layer;
 use crate::cache::HeadCacheMut;
-use crate::kernel::{Backend, Queries, TileMut, Write};
+use crate::kernel::{Backend, Queries, Shaping, TileMut, Write};
 use crate::packing::QUAD;
 use crate::workers::{Phase, Workers, for_each};
 
@@ -39,6 +40,7 @@ struct Head<'a> {
     scales: TileMut<'a, f32>,
     starts: TileMut<'a, i32>,
     mean: &'a [f32],
+    shaping: Shaping<'a>,
     cache: HeadCacheMut<'a>,
 }
 
@@ -51,7 +53,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         self.linear(&layer.qkv, layer.qkv_bias, Write::Store, self.count, Target::Wide);
         self.attend(index, layer);
         self.prepare(Source::Residual, Phase::Quantize, 0, self.count, arch.q_width() as usize, &|_, _, _| {});
-        self.linear(&layer.attention_out, layer.attention_out_bias, Write::Add, self.count, Target::Residual);
+        self.add(&layer.attention_out, layer.attention_out_bias, layer.attention_out_norm);
     }
 
     /// From queries, keys and values in the wide rows to the heads' outputs in the queries' place.
@@ -75,7 +77,15 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         let mut scales = TileMut::new(scratch.scales, heads, heads).strips(group);
         let mut starts = TileMut::new(scratch.starts, heads, heads).strips(group);
         let mut means = layer.key_mean.chunks_exact(head_dim);
+        let windowed = arch.windowed(index);
+        let (rotary_dim, own) = (arch.rotary_dim as usize, windowed && arch.window_rope);
+        // A row holds the angles of all layers, then those of layers with a window.
         let rope = scratch.rope.chunks_exact(self.widths.rope.max(1));
+        let rope =
+            rope.map(|row| row.split_at_checked(rotary_dim).map_or(row, |(all, rest)| if own { rest } else { all }));
+        let window = if windowed { arch.window as usize } else { 0 };
+        let slopes = self.model.vector(Role::AlibiSlopes, 0).unwrap_or(&[]);
+        let mut slopes = slopes.chunks_exact(group);
 
         let heads = self.cache.heads_mut(index as usize).map_while(|cache| {
             Some(Head {
@@ -86,6 +96,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 scales: scales.next()?,
                 starts: starts.next()?,
                 mean: means.next()?,
+                shaping: Shaping { cap: arch.score_cap, slopes: slopes.next().unwrap_or(&[]), window },
                 cache,
             })
         });
@@ -154,7 +165,7 @@ impl Head<'_> {
 
     /// Every query attends to all positions up to its own.
     fn attend(&mut self, backend: Backend, position: usize) {
-        let (values, scales, starts) = (&mut self.quantized, &mut self.scales, &mut self.starts);
-        backend.attend(&self.cache.view(), Queries { values, scales, starts, position }, &mut self.queries);
+        let (values, scales, starts, shaping) = (&mut self.quantized, &mut self.scales, &mut self.starts, self.shaping);
+        backend.attend(&self.cache.view(), Queries { values, scales, starts, position, shaping }, &mut self.queries);
     }
 }

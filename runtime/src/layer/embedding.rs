@@ -7,6 +7,7 @@ use super::Chunk;
 use super::linear::{Source, Target};
 use crate::arch::{Position, Role};
 use crate::kernel::Write;
+use crate::math;
 use crate::workers::{Phase, Workers};
 
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
@@ -34,15 +35,19 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 }
             }
             Position::Rope => {
-                let Some(frequencies) = self.model.vector(Role::RopeFrequencies, 0) else { return };
+                let roles = [Role::RopeFrequencies, Role::WindowRopeFrequencies];
+                let frequencies = roles.map(|role| self.model.vector(role, 0).unwrap_or(&[]));
                 for (t, row) in self.scratch.rope.chunks_exact_mut(self.widths.rope).take(self.count).enumerate() {
-                    rotary_angles(self.position + t, frequencies, row);
+                    for (row, frequencies) in row.chunks_exact_mut(arch.rotary_dim as usize).zip(frequencies) {
+                        rotary_angles(self.position + t, frequencies, row);
+                    }
                 }
             }
+            Position::Alibi => {}
         }
     }
 
-    /// `logits = Head · norm(x) (+ bias)` for the tokens `first..first + count` of the chunk, into the scratch's logits.
+    /// `logits = Head · norm(x) (+ bias)`, capped if the model does, for the tokens `first..first + count` of the chunk, into the scratch's logits.
     pub(crate) fn logits(&mut self, first: usize, count: usize) {
         let arch = *self.arch();
         let role = if arch.tied_head { Role::TokenEmbedding } else { Role::Head };
@@ -54,6 +59,10 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             backend.norm(arch.norm, arch.norm_eps, x, weight, bias, row);
         });
         self.linear(&head, self.model.vector(Role::HeadBias, 0), Write::Store, count, Target::Logits);
+        if cfg!(feature = "shaping") && arch.logit_cap != 0.0 {
+            let logits = self.scratch.logits.get_mut(..count * arch.vocab as usize).unwrap_or(&mut []);
+            logits.iter_mut().for_each(|x| *x = math::cap(*x, arch.logit_cap));
+        }
     }
 }
 

@@ -75,6 +75,28 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         for_each(workers, source.chunks(tokens * dim).zip(rows).zip(scales), run);
     }
 
+    /// Adds `W·x + b`, or the norm of that, to the residual stream of all prepared tokens.
+    pub(super) fn add(&mut self, m: &Matrix<'_>, bias: Option<&[f32]>, norm: Option<&[f32]>) {
+        let Some(weight) = norm else {
+            return self.linear(m, bias, Write::Add, self.count, Target::Residual);
+        };
+        self.linear(m, bias, Write::Store, self.count, Target::Wide);
+        let (backend, workers, eps) = (self.backend, self.workers, self.arch().norm_eps);
+        let (dim, wide) = (self.widths.residual, self.widths.wide);
+        let scratch = &mut *self.scratch;
+        let tokens = share(workers, self.count);
+        let residual = scratch.residual.get_mut(..self.count * dim).unwrap_or(&mut []);
+        let parts = residual.chunks_mut(tokens * dim).zip(scratch.wide.chunks_mut(tokens * wide));
+        for_each(workers, parts, |(residual, rows)| {
+            workers.enter(Phase::Norm);
+            for (x, row) in residual.chunks_exact_mut(dim).zip(rows.chunks_exact_mut(wide)) {
+                let row = row.get_mut(..dim).unwrap_or(&mut []);
+                backend.norm_heads(eps, row, weight);
+                x.iter_mut().zip(row).for_each(|(x, y)| *x += *y);
+            }
+        });
+    }
+
     /// `y = W·x + b` for the first `count` prepared tokens.
     ///
     /// Few tokens are split between workers by rows of the matrix, so that each weight is read once; many are split by

@@ -18,6 +18,6 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         self.prepare(Source::Residual, Phase::Activation, 0, self.count, arch.hidden as usize, &|backend, _, row| {
             backend.activate(arch.activation, arch.gated, arch.hidden as usize, row);
         });
-        self.linear(&layer.mlp_down, layer.mlp_down_bias, Write::Add, self.count, Target::Residual);
+        self.add(&layer.mlp_down, layer.mlp_down_bias, layer.mlp_out_norm);
     }
 }

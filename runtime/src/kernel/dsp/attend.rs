@@ -20,7 +20,10 @@ pub(super) fn attend(cache: &HeadCache<'_>, queries: &mut Queries<'_, '_>, out: 
     let quads = head_dim / QUAD;
     let positions = (queries.position + tokens).next_multiple_of(TILE);
     let (values, stride) = queries.values.start(0);
-    let fits = cache.shape.layout == Layout::Dsp
+    let shaping = queries.shaping;
+    let shaped = shaping.cap != 0.0 || shaping.window != 0 || !shaping.slopes.is_empty();
+    let fits = !(cfg!(feature = "shaping") && shaped)
+        && cache.shape.layout == Layout::Dsp
         && head_dim == quads * QUAD
         && cache.places.in_order(positions / TILE)
         && (1..=MAX_GROUP).contains(&quads)

@@ -1,5 +1,6 @@
 //! Queries against one head's cache, from cached floats to the output.
 
+use core::f32::consts::LOG2_E;
 use std::vec::Vec;
 
 use fastrand::Rng;
@@ -8,8 +9,8 @@ use proptest::prelude::*;
 use super::{Floats, LAYOUTS, bits, floats, lanes, quantized};
 use crate::branch::Places;
 use crate::cache::{HeadCacheMut, HeadShape, TILE};
-use crate::kernel::{Backend, Queries, TileMut};
-use crate::math::exp2;
+use crate::kernel::{Backend, Queries, Shaping, TileMut};
+use crate::math::{exp, exp2};
 use crate::packing::{Layout, QUAD, round_up};
 
 #[derive(Clone, Debug)]
@@ -27,14 +28,22 @@ struct Problem {
     values: Floats,
     query: Floats,
     query_scale: f32,
+    /// Positions that a query sees; 0 for all.
+    window: usize,
+    /// 0 for none.
+    cap: f32,
+    /// The first head's slope; the next ones' are a half, a quarter…
+    slope: f32,
     seed: u64,
 }
 
 fn problems() -> impl Strategy<Value = Problem> {
     let scale = prop_oneof![3 => 0.001f32..2.0, 1 => Just(0.0f32), 1 => Just(1e30)];
     let shape = (1usize..=130, 1usize..=200, 0usize..70, 1usize..=5, 1usize..=3);
-    (shape, floats(), floats(), floats(), scale, any::<u64>()).prop_map(
-        |((head_dim, visible, hidden, tokens, group), keys, values, query, query_scale, seed)| Problem {
+    let or = |least, most| prop_oneof![2 => Just(0.0f32), 1 => least..most];
+    let shaping = (prop_oneof![2 => Just(0), 1 => 1usize..=210], or(0.5f32, 60.0), or(0.001, 1.0));
+    (shape, floats(), floats(), floats(), scale, shaping, any::<u64>()).prop_map(
+        |((head_dim, visible, hidden, tokens, group), keys, values, query, query_scale, shaping, seed)| Problem {
             head_dim,
             visible,
             hidden,
@@ -44,6 +53,9 @@ fn problems() -> impl Strategy<Value = Problem> {
             values,
             query,
             query_scale,
+            window: shaping.0,
+            cap: shaping.1,
+            slope: shaping.2,
             seed,
         },
     )
@@ -68,24 +80,35 @@ impl Problem {
     fn expected(&self, data: &Data) -> Vec<f32> {
         let first = self.visible - self.tokens + 1;
         let queries = data.queries.iter().enumerate();
-        queries.flat_map(|(i, query)| self.attention(data, query, first + i / self.group)).collect()
+        queries.flat_map(|(i, query)| self.attention(data, query, first + i / self.group, i % self.group)).collect()
     }
 
     /// Streaming attention as its documentation states it, position by position.
-    fn attention(&self, data: &Data, query: &[f32], visible: usize) -> Vec<f32> {
+    fn attention(&self, data: &Data, query: &[f32], visible: usize, head: usize) -> Vec<f32> {
         let dot = |a: &[i8], b: &[i8]| a.iter().zip(b).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum::<i64>();
         let (q_scale, query) = quantized(query);
         let q_scale = q_scale * self.query_scale;
         let (mut m, mut l, mut o) = (f32::NEG_INFINITY, 0f32, std::vec![0f32; self.head_dim]);
-        for tile in 0..visible.div_ceil(TILE) {
-            let positions = tile * TILE..visible.min((tile + 1) * TILE);
+        let first = if self.window == 0 { 0 } else { visible.saturating_sub(self.window) };
+        let (cap, slope) = (self.cap * LOG2_E, self.slopes()[head] * LOG2_E);
+        for tile in first / TILE..visible.div_ceil(TILE) {
+            let positions = first.max(tile * TILE)..visible.min((tile + 1) * TILE);
             let keys = data.keys[positions.clone()].iter().map(|k| quantized(k));
-            let s: Vec<f32> = keys.map(|(scale, k)| dot(&query, &k) as f32 * (scale * q_scale)).collect();
+            let s = keys.map(|(scale, k)| dot(&query, &k) as f32 * (scale * q_scale));
+            let s = s.map(|s| if cap == 0.0 { s } else { cap * (1.0 - 2.0 / (1.0 + exp(2.0 * (s / cap)))) });
+            let s = s.zip(positions.clone()).map(
+                |(s, j)| {
+                    if slope == 0.0 { s } else { s - slope * (visible - 1 - j) as f32 }
+                },
+            );
+            let s: Vec<f32> = s.collect();
             let new_m = s.iter().fold(m, |m, &s| m.max(s));
             let c = exp2(m - new_m);
             m = new_m;
             let p: Vec<f32> = s.iter().map(|s| exp2(s - m)).collect();
-            l = l * c + lanes(p.iter().copied());
+            // Lanes go by place in the tile; those of hidden positions get nothing.
+            let hidden = positions.start - tile * TILE;
+            l = l * c + lanes(core::iter::repeat_n(0.0, hidden).chain(p.iter().copied()));
             let values: Vec<(f32, Vec<i8>)> = data.values[positions].iter().map(|v| quantized(v)).collect();
             let w: Vec<f32> = p.iter().zip(&values).map(|(p, (scale, _))| p * scale).collect();
             let (w_scale, w) = quantized(&w);
@@ -95,6 +118,10 @@ impl Problem {
             }
         }
         o.iter().map(|o| o * (1.0 / l)).collect()
+    }
+
+    fn slopes(&self) -> Vec<f32> {
+        (0..self.group).map(|head| self.slope * 0.5f32.powi(head as i32)).collect()
     }
 
     /// Caches everything in buffers full of garbage and attends.
@@ -139,7 +166,9 @@ impl Problem {
         }
         let position = self.visible - tokens;
         let tile = &mut TileMut::new(&mut out, group * self.head_dim, out_stride);
-        backend.attend(&cache.view(), Queries { values, scales, starts, position }, tile);
+        let slopes = self.slopes();
+        let shaping = Shaping { cap: self.cap, slopes: &slopes, window: self.window };
+        backend.attend(&cache.view(), Queries { values, scales, starts, position, shaping }, tile);
         let rows = out.chunks(out_stride).map(|row| row.split_at(group * self.head_dim));
         rows.flat_map(|(row, rest)| {
             assert_eq!(rest, [7.0; 3], "written beyond a row");
@@ -177,6 +206,9 @@ fn attention_is_close_to_softmax() {
             values: Floats::Usual,
             query: Floats::Usual,
             query_scale: 1.0 / (head_dim as f32).sqrt(),
+            window: 0,
+            cap: 0.0,
+            slope: 0.0,
             seed: 3,
         };
         let data = p.data();
