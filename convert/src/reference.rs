@@ -65,7 +65,8 @@ struct Layer {
     head_norms: Option<(Vec<f32>, Vec<f32>)>,
     attention_out: Linear,
     attention_out_norm: Option<Scale>,
-    mlp_norm: Scale,
+    /// `None` if it is attention's.
+    mlp_norm: Option<Scale>,
     /// Gate, then up, if gated.
     mlp_up: Linear,
     mlp_down: Linear,
@@ -211,7 +212,7 @@ impl Reference {
         let arch = &weights.arch;
         let mut x = weights.embed(ids, self.position);
         for (index, (layer, cache)) in (0..).zip(weights.layers.iter().zip(&mut self.cache)) {
-            let input = if arch.parallel { x.clone() } else { Vec::new() };
+            let input = if arch.is_parallel() { x.clone() } else { Vec::new() };
             let mut qkv = layer.qkv.apply(&layer.attention_norm.apply(arch, &x));
             layer.norm_heads(arch, &mut qkv);
             weights.rotate(index, &mut qkv, self.position);
@@ -220,7 +221,8 @@ impl Reference {
             let mixed = attention(arch, &weights.alibi_slopes, window, &qkv, cache, self.position);
             add(&mut x, &normed(arch, &layer.attention_out_norm, layer.attention_out.apply(&mixed)));
 
-            let up = layer.mlp_up.apply(&layer.mlp_norm.apply(arch, if arch.parallel { &input } else { &x }));
+            let norm = layer.mlp_norm.as_ref().unwrap_or(&layer.attention_norm);
+            let up = layer.mlp_up.apply(&norm.apply(arch, if arch.is_parallel() { &input } else { &x }));
             add(&mut x, &normed(arch, &layer.mlp_out_norm, layer.mlp_down.apply(&activate(arch, up))));
         }
         self.position += ids.len();
@@ -306,7 +308,10 @@ impl Layer {
             attention_out: tensors.linear(Role::AttentionOut, Some(Role::AttentionOutBias), layer)?,
             attention_out_norm: tensors.weight(Role::AttentionOutNorm, layer)?,
             mlp_out_norm: tensors.weight(Role::MlpOutNorm, layer)?,
-            mlp_norm: tensors.scale(Role::MlpNorm, Role::MlpNormBias, layer)?,
+            mlp_norm: match tensors.take(Role::MlpNorm, layer)? {
+                Some(weight) => Some(Scale { weight, bias: tensors.take(Role::MlpNormBias, layer)? }),
+                None => None,
+            },
             mlp_up: tensors.linear(Role::MlpUp, Some(Role::MlpUpBias), layer)?,
             mlp_down: tensors.linear(Role::MlpDown, Some(Role::MlpDownBias), layer)?,
         })

@@ -57,6 +57,18 @@ pub enum Activation {
     Relu = 3,
 }
 
+/// How attention and MLP of a layer follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Wiring {
+    /// The MLP reads what attention left.
+    Sequential = 0,
+    /// Both read the layer's input, each through its norm, and are added to it together (Wang and Komatsuzaki, 2021).
+    Parallel = 1,
+    /// The same with one norm for both.
+    ParallelOneNorm = 2,
+}
+
 /// Which linear layers and norms carry a bias.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Biases {
@@ -97,9 +109,8 @@ pub struct Arch {
     pub norm_eps: f32,
     /// RMSNorm of every query and key head before it is rotated (Henry et al., 2020, arXiv:2010.04245, as Qwen3 has it).
     pub head_norm: bool,
-    /// Attention and MLP read the same input and their outputs are added to it together (Wang and Komatsuzaki, 2021,
-    /// GPT-J), instead of the MLP reading what attention left.
-    pub parallel: bool,
+    /// What the MLP reads.
+    pub wiring: Wiring,
     /// Factor of the token embedding, usually 1 or `√dim`.
     pub embedding_scale: f32,
     /// Position scheme.
@@ -307,7 +318,7 @@ impl Arch {
         norm: Norm::Layer,
         norm_eps: 1e-5,
         head_norm: false,
-        parallel: false,
+        wiring: Wiring::Sequential,
         embedding_scale: 1.0,
         position: Position::Learned,
         rotary_dim: 0,
@@ -323,6 +334,11 @@ impl Arch {
         window_rope: false,
         output_norms: false,
     };
+
+    /// Whether attention and MLP read the same.
+    pub const fn is_parallel(&self) -> bool {
+        !matches!(self.wiring, Wiring::Sequential)
+    }
 
     /// Whether queries of that layer see the last [`Arch::window`] positions only.
     pub const fn windowed(&self, layer: u32) -> bool {
@@ -427,7 +443,9 @@ impl Arch {
             Role::RopeFrequencies => matches!(self.position, Position::Rope),
             Role::AlibiSlopes => matches!(self.position, Position::Alibi),
             Role::WindowRopeFrequencies => self.window_rope,
-            Role::AttentionNormBias | Role::MlpNormBias | Role::FinalNormBias => self.biases.norm,
+            Role::MlpNorm => !matches!(self.wiring, Wiring::ParallelOneNorm),
+            Role::MlpNormBias => self.biases.norm && !matches!(self.wiring, Wiring::ParallelOneNorm),
+            Role::AttentionNormBias | Role::FinalNormBias => self.biases.norm,
             Role::QkvBias => self.biases.qkv,
             Role::AttentionOutBias => self.biases.attention_out,
             Role::MlpUpBias | Role::MlpDownBias => self.biases.mlp,
@@ -608,7 +626,7 @@ mod tests {
         let full = Arch { position: Position::Learned, rotary_dim: 0, biases: all, tied_head: false, ..plain };
         let full = Arch { head_norm: true, output_norms: true, ..full };
         let windowed = Arch { window: 3, window_rope: true, ..plain };
-        let alibi = Arch { position: Position::Alibi, ..full };
+        let alibi = Arch { wiring: Wiring::ParallelOneNorm, position: Position::Alibi, ..full };
         for arch in [plain, full, windowed, alibi, Arch { biases: Biases { qkv: true, ..Biases::default() }, ..plain }]
         {
             arch.validate().unwrap();

@@ -136,7 +136,7 @@ impl Widths {
         let heads = arch.heads as usize;
         Self {
             residual: dim,
-            input: if arch.parallel { dim } else { 0 },
+            input: if arch.is_parallel() { dim } else { 0 },
             wide: max(dim, max(arch.qkv_width() as usize, arch.up_width() as usize)),
             rope: arch.rotary_dim as usize * if arch.window_rope { 2 } else { 1 },
             quantized: max(

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use thumbformer::arch::{Activation, Arch, Biases, Norm, Position};
+use thumbformer::arch::{Activation, Arch, Biases, Norm, Position, Wiring};
 use thumbformer::blob::header::SpecialTokens;
 use thumbformer::packing::{Layout, Packing};
 use thumbformer_convert::memory::AlignedBytes;
@@ -44,7 +44,7 @@ pub fn shapes() -> Vec<(&'static str, Arch)> {
                 head_dim: 10,
                 rotary_dim: 4,
                 norm: Norm::Layer,
-                parallel: true,
+                wiring: Wiring::Parallel,
                 activation: Activation::Gelu,
                 gated: false,
                 biases: Biases { attention_out: false, head: true, ..all },
@@ -63,7 +63,15 @@ pub fn shapes() -> Vec<(&'static str, Arch)> {
                 ..llama(101, 45, 2, 4, 2, 92, 75)
             }),
         ),
-        ("alibi", scaled(Arch { position: Position::Alibi, rotary_dim: 0, ..llama(101, 48, 2, 4, 2, 92, 75) })),
+        (
+            "alibi",
+            scaled(Arch {
+                position: Position::Alibi,
+                rotary_dim: 0,
+                wiring: Wiring::ParallelOneNorm,
+                ..llama(101, 48, 2, 4, 2, 92, 75)
+            }),
+        ),
         (
             "windows",
             scaled(Arch {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use thumbformer::arch::{Activation, Kind, Norm, Position, Role};
+use thumbformer::arch::{Activation, Kind, Norm, Position, Role, Wiring};
 use thumbformer::blob::header::Header;
 use thumbformer::blob::placement;
 use thumbformer::kernel::pool::Pool;
@@ -42,7 +42,7 @@ fn the_hand_made_blob_is_read_as_the_tables_say() {
     assert_eq!((a.norm, a.position, a.activation), (Norm::Rms, Position::Rope, Activation::Silu));
     assert_eq!((a.gated, a.tied_head, a.norm_eps, a.attention_scale), (true, true, 1e-5, 0.707));
     assert!(!(a.biases.norm || a.biases.qkv || a.biases.attention_out || a.biases.mlp || a.biases.head));
-    assert!(!(a.parallel || a.head_norm) && a.embedding_scale == 1.0);
+    assert!(a.wiring == Wiring::Sequential && !a.head_norm && a.embedding_scale == 1.0);
     assert_eq!((model.special().start, model.special().end()), (Some(1), &[0, 2][..]));
     assert!(model.tokenizer().is_none());
     for (index, (spec, place)) in a.tensors().zip(PLACES).enumerate() {
@@ -83,7 +83,7 @@ fn heads_with_bad_fields_are_refused() {
     assert_eq!(refused(|b| b[99] = 2), field("gated", 2));
     assert_eq!(refused(|b| b[100] = 32), field("biases", 32));
     assert_eq!(refused(|b| b[101] = 255), field("tied_head", 255));
-    assert_eq!(refused(|b| b[102] = 2), field("parallel", 2));
+    assert_eq!(refused(|b| b[102] = 3), field("wiring", 3));
     assert_eq!(refused(|b| b[103] = 2), field("head_norm", 2));
     assert_eq!(refused(|b| b[176] = 2), field("window_rope", 2));
     assert_eq!(refused(|b| b[177] = 2), field("output_norms", 2));

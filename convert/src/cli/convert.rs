@@ -328,7 +328,7 @@ pub fn architecture(a: &Arch) -> String {
     format!(
         "{}{}, dim {}, {heads}{}{window}, {}{activation} MLP {}, {norm}, {position}, vocabulary {} ({} head), context {}",
         counted(a.layers as usize, "layer"),
-        if a.parallel { " in parallel" } else { "" },
+        if a.is_parallel() { " in parallel" } else { "" },
         a.dim,
         if a.head_norm { " (normalised)" } else { "" },
         if a.gated { "gated " } else { "" },

@@ -19,7 +19,7 @@
 //! | 48 | 16 | zero |
 //! | 64 | 32 | vocab, dim, layers, heads, kv_heads, head_dim, hidden, context: u32 each |
 //! | 96 | 6 | norm, position, activation, gated, biases (bits: norm, qkv, attention_out, mlp, head), tied head |
-//! | 102 | 2 | parallel, head_norm |
+//! | 102 | 2 | wiring, head_norm |
 //! | 104 | 12 | norm_eps f32, rotary_dim u32, attention_scale f32 |
 //! | 116 | 4 | embedding_scale f32, 0 for 1 |
 //! | 120 | 8 | zero |
@@ -34,7 +34,7 @@
 //! All numbers are little-endian.
 
 use super::BlobError;
-use crate::arch::{Activation, Arch, Biases, Norm, Position};
+use crate::arch::{Activation, Arch, Biases, Norm, Position, Wiring};
 use crate::packing::{Layout, Packing};
 
 /// First bytes of every blob.
@@ -165,7 +165,9 @@ impl Header {
                 head: biases & 16 != 0,
             },
             tied_head: field!(101, "tied_head", { 0 => false, 1 => true }),
-            parallel: field!(102, "parallel", { 0 => false, 1 => true }),
+            wiring: field!(102, "wiring", {
+                0 => Wiring::Sequential, 1 => Wiring::Parallel, 2 => Wiring::ParallelOneNorm
+            }),
             head_norm: field!(103, "head_norm", { 0 => false, 1 => true }),
             norm_eps: f32::from_bits(u32_at(b, 104)),
             rotary_dim: u32_at(b, 108),
@@ -248,9 +250,8 @@ impl Header {
             | u8::from(a.biases.attention_out) << 2
             | u8::from(a.biases.mlp) << 3
             | u8::from(a.biases.head) << 4;
-        let flags = [a.tied_head, a.parallel, a.head_norm].map(u8::from);
         put(96, &[a.norm as u8, a.position as u8, a.activation as u8, u8::from(a.gated), biases]);
-        put(101, &flags);
+        put(101, &[u8::from(a.tied_head), a.wiring as u8, u8::from(a.head_norm)]);
         put(104, &a.norm_eps.to_bits().to_le_bytes());
         put(108, &a.rotary_dim.to_le_bytes());
         put(112, &a.attention_scale.to_bits().to_le_bytes());

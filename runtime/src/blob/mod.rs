@@ -262,8 +262,8 @@ pub struct Layer<'a> {
     pub attention_out_bias: Option<&'a [f32]>,
     /// `dim` weights of the norm of attention's output.
     pub attention_out_norm: Option<&'a [f32]>,
-    /// `dim` weights of the norm before the MLP.
-    pub mlp_norm: &'a [f32],
+    /// `dim` weights of the norm before the MLP, if it is not attention's.
+    pub mlp_norm: Option<&'a [f32]>,
     /// Its shift.
     pub mlp_norm_bias: Option<&'a [f32]>,
     /// First MLP projection: gate and up, or up alone.
@@ -406,7 +406,7 @@ impl<'a> Model<'a> {
             attention_out: matrix!(AttentionOut),
             attention_out_bias: vector!(AttentionOutBias),
             attention_out_norm: vector!(AttentionOutNorm),
-            mlp_norm: vector!(MlpNorm)?,
+            mlp_norm: vector!(MlpNorm),
             mlp_norm_bias: vector!(MlpNormBias),
             mlp_up: matrix!(MlpUp),
             mlp_up_bias: vector!(MlpUpBias),

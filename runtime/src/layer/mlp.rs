@@ -10,9 +10,13 @@ use crate::workers::{Phase, Workers};
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     pub(super) fn mlp(&mut self, layer: &Layer<'_>) {
         let arch = *self.arch();
-        let source = if arch.parallel { Source::Input } else { Source::Residual };
+        let (norm, bias) = match layer.mlp_norm {
+            Some(norm) => (norm, layer.mlp_norm_bias),
+            None => (layer.attention_norm, layer.attention_norm_bias),
+        };
+        let source = if arch.is_parallel() { Source::Input } else { Source::Residual };
         self.prepare(source, Phase::Norm, 0, self.count, arch.dim as usize, &|backend, x, row| {
-            backend.norm(arch.norm, arch.norm_eps, x, layer.mlp_norm, layer.mlp_norm_bias, row);
+            backend.norm(arch.norm, arch.norm_eps, x, norm, bias, row);
         });
         self.linear(&layer.mlp_up, layer.mlp_up_bias, Write::Store, self.count, Target::Wide);
         self.prepare(Source::Residual, Phase::Activation, 0, self.count, arch.hidden as usize, &|backend, _, row| {

@@ -46,7 +46,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         self.embed(ids);
         for index in 0..self.arch().layers {
             let Some(layer) = self.model.layer(index) else { return };
-            if self.arch().parallel {
+            if self.arch().is_parallel() {
                 self.keep_input();
             }
             self.attention(index, &layer);

@@ -21,7 +21,8 @@ pub(super) fn attend(cache: &HeadCache<'_>, queries: &mut Queries<'_, '_>, out: 
     let positions = (queries.position + tokens).next_multiple_of(TILE);
     let (values, stride) = queries.values.start(0);
     let shaping = queries.shaping;
-    let shaped = shaping.cap != 0.0 || shaping.window != 0 || !shaping.slopes.is_empty();
+    let windowed = shaping.window != 0 && queries.position + tokens > shaping.window;
+    let shaped = shaping.cap != 0.0 || windowed || !shaping.slopes.is_empty();
     let fits = !(cfg!(feature = "shaping") && shaped)
         && cache.shape.layout == Layout::Dsp
         && head_dim == quads * QUAD
