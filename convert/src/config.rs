@@ -58,6 +58,11 @@ impl Config {
         self.fields.get(field).filter(|value| !value.is_null())
     }
 
+    /// Whether the field is there, `null` or not: a few configurations mean different things by the two.
+    pub fn names(&self, field: &str) -> bool {
+        self.fields.contains_key(field)
+    }
+
     /// An [`Error::Field`] about what stands in `field`.
     pub fn error(&self, field: &str, expected: impl Into<String>) -> Error {
         Error::Field {
@@ -143,6 +148,16 @@ impl Config {
         Ok(named.collect())
     }
 
+    /// A list of finite numbers.
+    ///
+    /// # Errors
+    /// Another type.
+    pub fn numbers(&self, field: &str) -> Result<Option<Vec<f64>>> {
+        self.read_as(field, "a list of numbers", |value| {
+            value.as_array()?.iter().map(|value| value.as_f64().filter(|number| number.is_finite())).collect()
+        })
+    }
+
     /// One token id or a list of them; -1, which some configurations write for "none", is left out.
     ///
     /// # Errors
@@ -199,9 +214,11 @@ fn shown(value: &Value) -> String {
 /// Fields of any transformers configuration that say nothing about the forward pass: provenance, training, defaults of
 /// text generation, classification heads that a causal model does not have.
 fn harmless(name: &str) -> bool {
-    const NAMES: [&str; 52] = [
+    const NAMES: [&str; 53] = [
         "architectures",
         "attn_implementation",
+        // Where the hub keeps Python code of the class that `architectures` names.
+        "auto_map",
         "bad_words_ids",
         "begin_suppress_tokens",
         "chunk_size_feed_forward",

@@ -35,6 +35,8 @@ pub struct Options {
     pub tokenizer: Option<PathBuf>,
     /// A configuration file in place of the one beside the weights.
     pub config: Option<PathBuf>,
+    /// `--normalize-head`: see [`Overrides::normalize_head`].
+    pub normalize_head: Option<bool>,
     /// How a request is put to the model, `{prompt}` standing for the user's text; what the tokenizer says if `None`.
     pub prompt_format: Option<String>,
     /// What mean keys are measured on.
@@ -62,6 +64,7 @@ impl Default for Options {
             context: None,
             tokenizer: None,
             config: None,
+            normalize_head: None,
             prompt_format: None,
             calibration: Calibration::default(),
         }
@@ -118,7 +121,8 @@ impl Prepared {
     /// # Errors
     /// Whatever is missing, unknown or contradictory.
     pub fn open(path: &Path, options: Options) -> Result<Self> {
-        let source = Source::find(path, &Overrides { config: options.config.clone() })?;
+        let source =
+            Source::find(path, &Overrides { config: options.config.clone(), normalize_head: options.normalize_head })?;
         let mut recipe = family::recognise(&source)?;
         if let Some(context) = options.context {
             recipe.limit_context(context)?;

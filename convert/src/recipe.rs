@@ -29,12 +29,22 @@ pub struct Part {
     /// Factor of every value, usually 1. Some GPT-2s divide a layer's attention scores by its number: their queries are
     /// scaled instead.
     pub scale: f32,
+    /// Each row is divided by its Euclidean length (Baichuan 2's head), before `scale`.
+    pub unit_rows: bool,
 }
 
 impl Part {
     /// All `rows` rows of `tensor`, as they are stored.
     pub fn whole(tensor: impl Into<String>, rows: usize) -> Self {
-        Part { tensor: tensor.into(), first_row: 0, rows, transposed: false, interleaved: None, scale: 1.0 }
+        Part {
+            tensor: tensor.into(),
+            first_row: 0,
+            rows,
+            transposed: false,
+            interleaved: None,
+            scale: 1.0,
+            unit_rows: false,
+        }
     }
 }
 
@@ -54,6 +64,15 @@ pub enum Source {
     Parts(Vec<Part>),
     /// Computed from the configuration.
     Values(Vec<f32>),
+    /// The same, where it depends on the context that the model is given (LongRoPE).
+    ByContext {
+        /// Most positions of a context that uses `up_to`.
+        positions: u32,
+        /// Values of a short context.
+        up_to: Vec<f32>,
+        /// Values of a longer one.
+        beyond: Vec<f32>,
+    },
 }
 
 /// A tensor of the record and its source.
@@ -68,7 +87,7 @@ pub struct Tensor {
 /// A checkpoint, understood.
 #[derive(Debug)]
 pub struct Recipe {
-    /// The family's name, for the summary: `llama`, `gpt2`, `nanogpt`.
+    /// The family's name, for the summary: `llama`, `nanogpt`, ….
     pub family: &'static str,
     /// The architecture.
     pub arch: Arch,
@@ -122,11 +141,14 @@ impl Recipe {
         let wrong = || Error::Usage(format!("rows {wanted:?} of {:?} do not fill {len} values", tensor.spec));
         let elements = rows.start.checked_mul(cols).zip(rows.end.checked_mul(cols));
         let elements = elements.map(|(start, end)| start..end).filter(|e| e.len() == out.len()).ok_or_else(wrong)?;
+        let mut copy = |values: &[f32]| {
+            out.copy_from_slice(values.get(elements.clone()).ok_or_else(wrong)?);
+            Ok(())
+        };
         match &tensor.source {
-            Source::Values(values) => {
-                out.copy_from_slice(values.get(elements).ok_or_else(wrong)?);
-                Ok(())
-            }
+            Source::Values(values) => copy(values),
+            Source::ByContext { positions, up_to, .. } if self.arch.context <= *positions => copy(up_to),
+            Source::ByContext { beyond, .. } => copy(beyond),
             Source::Parts(parts) => {
                 // A vector's elements are its parts' rows.
                 let (rows, cols) = match tensor.spec.kind {

@@ -14,6 +14,8 @@ use crate::{Error, Result};
 pub struct Overrides {
     /// `--config`: a JSON file in place of `config.json`.
     pub config: Option<PathBuf>,
+    /// `--normalize-head`: whether the head's rows are brought to unit length (Baichuan 2), where nothing says so.
+    pub normalize_head: Option<bool>,
 }
 
 /// A checkpoint and what lies beside it.
@@ -27,6 +29,8 @@ pub struct Source {
     pub generation: Option<Config>,
     /// Where the weights lie.
     pub folder: PathBuf,
+    /// What the user said.
+    pub overrides: Overrides,
 }
 
 /// Ids with a meaning for generation, as far as the configuration names them.
@@ -58,7 +62,7 @@ impl Source {
             (None, None) => beside("config.json")?,
         };
         let generation = beside("generation_config.json")?;
-        Ok(Source { checkpoint, config, generation, folder })
+        Ok(Source { checkpoint, config, generation, folder, overrides: overrides.clone() })
     }
 
     /// The error for a checkpoint that cannot be understood without a configuration.

@@ -74,6 +74,18 @@ fn the_oldest_spelling_of_rope_scaling_is_read() {
     assert!(error < TOLERANCE, "{error:.1e}");
 }
 
+/// LongRoPE: transformers chooses by a text's length, a converted model by its context.
+#[test]
+fn a_short_context_has_the_short_factors_of_longrope() {
+    let mut opened = open(&model("phi3-long"), None);
+    let expected = Expected::read("phi3-long", "expected_short.json");
+    let long = error(&mut load(&opened), &expected);
+    assert!(long > 5.0 * TOLERANCE, "the two differ by {long:.1e} only");
+    opened.1.limit_context(expected.context as u32).expect("shorter");
+    let short = error(&mut load(&opened), &expected);
+    assert!(short < TOLERANCE, "{short:.1e}");
+}
+
 /// What the comparison is for: each mistake a converter could make must show far above the tolerance.
 #[test]
 fn mistakes_show() {

@@ -31,7 +31,7 @@ pub fn checkpoints() -> Vec<(String, PathBuf)> {
 
 /// A checkpoint's blob, with made-up mean keys: small, different for every head and dimension.
 pub fn convert(folder: &Path, packing: Packing) -> AlignedBytes {
-    let source = Source::find(folder, &Overrides { config: None }).expect("a good checkpoint");
+    let source = Source::find(folder, &Overrides::default()).expect("a good checkpoint");
     let arch = family::recognise(&source).expect("a known family").arch;
     let mean = |i: u32| (i * 37 % 64) as f32 / 64.0 - 0.5;
     let layer = |layer: u32| (0..arch.kv_width()).map(|i| mean(layer * 11 + i)).collect();

@@ -111,6 +111,9 @@ impl Checkpoint {
             };
             problem(format!("{value:?} at {index}"), "finite f32 values".into())
         })?;
+        if part.unit_rows {
+            out.chunks_exact_mut(cols.max(1)).for_each(to_unit_length);
+        }
         if part.scale != 1.0 {
             out.iter_mut().for_each(|x| *x *= part.scale);
         }
@@ -287,3 +290,9 @@ impl Elements<'_> {
 
 /// Elements that are converted, then checked, while they are in the first cache.
 const CHUNK: usize = 1024;
+
+/// Divides a row by its length; PyTorch's `normalize` takes lengths below 1e-12 for that.
+fn to_unit_length(row: &mut [f32]) {
+    let length = row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt().max(1e-12);
+    row.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+}

@@ -69,6 +69,10 @@ pub struct Conversion {
     /// Configuration in place of the config.json beside the weights
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Baichuan: whether the head's rows are brought to unit length, as in Baichuan 2 [default: as the vocabulary or the
+    /// class says]
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    pub normalize_head: Option<bool>,
     /// How a request is put to the model, e.g. '<|request|>{prompt}<|call|>'; taken from the tokenizer otherwise
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
@@ -86,6 +90,7 @@ impl Conversion {
             ("--context", self.context.is_some()),
             ("--tokenizer", self.tokenizer.is_some()),
             ("--config", self.config.is_some()),
+            ("--normalize-head", self.normalize_head.is_some()),
             ("--format", self.format.is_some()),
             ("--calibrate", self.calibrate.is_some()),
         ];
@@ -108,9 +113,18 @@ impl Conversion {
             context: self.context,
             tokenizer: self.tokenizer.clone(),
             config: self.config.clone(),
+            normalize_head: self.normalize_head,
             prompt_format: self.format.clone(),
             calibration: self.calibrate.clone().map_or(Calibration::Generated, Calibration::File),
         }
+    }
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("expected yes or no".into()),
     }
 }
 

@@ -2,16 +2,16 @@
 
 use thumbformer::arch::{Activation, Arch, Biases, Role, TensorSpec};
 
-use super::{Head, Names, Piece, Plan, activation, inverse_sqrt, validated};
+use super::{Family, Head, Names, Piece, Plan, activation, inverse_sqrt, validated};
 use crate::Result;
 use crate::config::Config;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Source};
+use crate::source::Overrides;
 
-/// transformers' classes that compute this.
-pub(super) const CLASSES: [&str; 2] = ["GPT2LMHeadModel", "GPT2Model"];
+pub(super) const FAMILY: Family = Family { name: "gpt2", classes: &["GPT2LMHeadModel", "GPT2Model"], recipe };
 
-/// Fields that are read, or say nothing.
-const FIELDS: [&str; 13] = [
+/// Fields that [`arch`] reads, or that say nothing.
+pub(super) const FIELDS: [&str; 10] = [
     "activation_function",
     "layer_norm_epsilon",
     // An older name of n_positions that files keep beside it.
@@ -21,54 +21,59 @@ const FIELDS: [&str; 13] = [
     "n_inner",
     "n_layer",
     "n_positions",
-    // Changes the order of operations in mixed precision, not what is computed.
-    "reorder_and_upcast_attn",
-    "scale_attn_by_inverse_layer_idx",
     "scale_attn_weights",
-    "tie_word_embeddings",
     "vocab_size",
 ];
 
-pub(super) fn recipe(names: &Names<'_>, config: &Config) -> Result<Recipe> {
-    config.refuse_unknown(&FIELDS)?;
-    let mut notes = Vec::new();
+/// What GPT-2 computes, in the configuration's sizes; families change what they differ in.
+pub(super) fn arch(config: &Config, head: Head) -> Result<Arch> {
     let (dim, heads) = (config.required("n_embd")?, config.required("n_head")?);
     if heads == 0 || dim % heads != 0 {
         return Err(config.error("n_head", format!("a divisor of n_embd, {dim}")));
     }
-    let prefix = names.prefix("transformer.");
+    let scaled = config.boolean("scale_attn_weights")?.unwrap_or(true);
+    Ok(Arch {
+        vocab: config.required("vocab_size")?,
+        dim,
+        layers: config.required("n_layer")?,
+        heads,
+        kv_heads: heads,
+        head_dim: dim / heads,
+        hidden: config.integer("n_inner")?.unwrap_or(dim.saturating_mul(4)),
+        context: config.required("n_positions")?,
+        norm_eps: config.number("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
+        activation: activation(config, "activation_function", Activation::GeluTanh)?,
+        biases: Biases { norm: true, qkv: true, attention_out: true, mlp: true, head: false },
+        tied_head: head != Head::Own,
+        attention_scale: if scaled { inverse_sqrt(dim / heads) } else { 1.0 },
+        ..Arch::PLAIN
+    })
+}
+
+fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
+    let own = [
+        // Changes the order of operations in mixed precision, not what is computed.
+        "reorder_and_upcast_attn",
+        "scale_attn_by_inverse_layer_idx",
+        "tie_word_embeddings",
+    ];
+    config.refuse_unknown(&[FIELDS.as_slice(), &own].concat())?;
+    let mut notes = Vec::new();
+    let prefix = names.prefix(&["transformer."]);
     let tie = config.boolean("tie_word_embeddings")?.unwrap_or(true);
     let head = names.head(&format!("{prefix}wte.weight"), "lm_head.weight", tie, &mut notes);
-    let scaled = config.boolean("scale_attn_weights")?.unwrap_or(true);
-    let arch = validated(
-        Arch {
-            vocab: config.required("vocab_size")?,
-            dim,
-            layers: config.required("n_layer")?,
-            heads,
-            kv_heads: heads,
-            head_dim: dim / heads,
-            hidden: config.integer("n_inner")?.unwrap_or(dim.saturating_mul(4)),
-            context: config.required("n_positions")?,
-            norm_eps: config.number("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
-            activation: activation(config, "activation_function", Activation::GeluTanh)?,
-            biases: Biases { norm: true, qkv: true, attention_out: true, mlp: true, head: false },
-            tied_head: head != Head::Own,
-            attention_scale: if scaled { inverse_sqrt(dim / heads) } else { 1.0 },
-            ..Arch::PLAIN
-        },
-        config.path(),
-    )?;
+    let arch = validated(arch(config, head)?, config.path())?;
     let layout = Layout {
         prefix,
         transposed: true,
         scale_by_layer: config.boolean("scale_attn_by_inverse_layer_idx")?.unwrap_or(false),
+        fused: Fused::Whole,
         head,
     };
-    let pieces = |spec: TensorSpec| layout.pieces(&arch, spec);
+    let pieces = |spec: TensorSpec| layout.pieces(&arch, names, spec);
     let ignorable = |name: &str| layout.ignorable(name);
-    Plan { family: "gpt2", arch, frequencies: Vec::new(), pieces: &pieces, ignorable: &ignorable, notes }
-        .assemble(names)
+    let frequencies = Source::Values(Vec::new());
+    Plan { family: FAMILY.name, arch, frequencies, pieces: &pieces, ignorable: &ignorable, notes }.assemble(names)
 }
 
 /// How a file spells GPT-2's tensors.
@@ -79,12 +84,22 @@ pub(super) struct Layout {
     pub(super) transposed: bool,
     /// Attention scores of layer `i` are divided by `i + 1`.
     pub(super) scale_by_layer: bool,
+    pub(super) fused: Fused,
     pub(super) head: Head,
+}
+
+/// In which order queries, keys and values lie in their one tensor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fused {
+    /// All queries, then keys, then values.
+    Whole,
+    /// Query, key and value of the first head, then of the next.
+    ByHead,
 }
 
 impl Layout {
     /// Where each tensor of the record comes from.
-    pub(super) fn pieces(&self, arch: &Arch, spec: TensorSpec) -> Vec<Piece> {
+    pub(super) fn pieces(&self, arch: &Arch, names: &Names<'_>, spec: TensorSpec) -> Vec<Piece> {
         let prefix = self.prefix;
         let layer = |name: &str| format!("{prefix}h.{}.{name}", spec.layer);
         let vector = |name: &str, rows: u32| vec![Piece::whole(layer(name), rows)];
@@ -96,8 +111,8 @@ impl Layout {
             Role::PositionEmbedding => vec![Piece::whole(format!("{prefix}wpe.weight"), arch.context)],
             Role::AttentionNorm => vector("ln_1.weight", arch.dim),
             Role::AttentionNormBias => vector("ln_1.bias", arch.dim),
-            Role::Qkv => self.qkv(arch, spec, layer("attn.c_attn.weight")),
-            Role::QkvBias => self.qkv(arch, spec, layer("attn.c_attn.bias")),
+            Role::Qkv => self.qkv(arch, names, spec, layer("attn.c_attn.weight")),
+            Role::QkvBias => self.qkv(arch, names, spec, layer("attn.c_attn.bias")),
             Role::AttentionOut => matrix("attn.c_proj.weight", arch.dim),
             Role::AttentionOutBias => vector("attn.c_proj.bias", arch.dim),
             Role::MlpNorm => vector("ln_2.weight", arch.dim),
@@ -115,15 +130,22 @@ impl Layout {
     }
 
     /// Queries, keys and values are one tensor. A layer's factor of the scores is put into its queries.
-    fn qkv(&self, arch: &Arch, spec: TensorSpec, name: String) -> Vec<Piece> {
-        let whole = Piece { transposed: self.transposed, ..Piece::whole(name.clone(), arch.qkv_width()) };
+    fn qkv(&self, arch: &Arch, names: &Names<'_>, spec: TensorSpec, name: String) -> Vec<Piece> {
+        let whole = Piece { transposed: self.transposed, ..Piece::whole(name, arch.qkv_width()) };
+        let (queries, head_dim) = (arch.q_width(), arch.head_dim);
+        // What is not stored is reported whole.
+        if self.fused == Fused::ByHead && names.has(&whole.name) {
+            let of_head = |part: u32, head: u32| whole.rows((3 * head + part) * head_dim, head_dim);
+            return (0..3)
+                .flat_map(|part| (0..arch.heads).map(move |head| (part, head)))
+                .map(|(p, h)| of_head(p, h))
+                .collect();
+        }
         if !self.scale_by_layer || spec.layer == 0 {
             return vec![whole];
         }
-        let queries = arch.q_width();
         let scale = 1.0 / (spec.layer + 1) as f32;
-        let rest = Piece { name, first_row: queries, rows: arch.qkv_width() - queries, ..whole };
-        vec![Piece { name: rest.name.clone(), first_row: 0, rows: queries, scale, ..rest }, rest]
+        vec![Piece { scale, ..whole.rows(0, queries) }, whole.rows(queries, whole.rows - queries)]
     }
 
     /// Causal masks that older versions stored, and the copy of a tied head.

@@ -14,16 +14,42 @@ use thumbformer::arch::{Activation, Arch, Kind, Role, TensorSpec};
 use crate::checkpoint::{Checkpoint, some_of};
 use crate::config::Config;
 use crate::recipe::{self, Part, Recipe};
-use crate::source::Source;
+use crate::source::{Overrides, Source};
 use crate::{Error, Result};
 
+mod baichuan;
 mod gpt2;
+mod gpt_bigcode;
 mod llama;
+mod mistral;
 mod nanogpt;
+mod opt;
+mod phi3;
+mod qwen2;
 mod rope;
+mod stablelm;
 
-/// The families, as errors list them.
-const KNOWN: &str = "llama, gpt2, nanoGPT";
+/// A family with a name in transformers.
+struct Family {
+    /// Its `model_type`.
+    name: &'static str,
+    /// The classes that compute it.
+    classes: &'static [&'static str],
+    recipe: fn(&Names<'_>, &Config, &Overrides) -> Result<Recipe>,
+}
+
+/// All of them; nanoGPT is recognised by its tensors.
+const FAMILIES: [Family; 9] = [
+    llama::FAMILY,
+    qwen2::FAMILY,
+    mistral::FAMILY,
+    phi3::FAMILY,
+    stablelm::FAMILY,
+    baichuan::FAMILY,
+    gpt2::FAMILY,
+    gpt_bigcode::FAMILY,
+    opt::FAMILY,
+];
 
 /// Recognises a checkpoint's family and makes its recipe.
 ///
@@ -36,7 +62,10 @@ pub fn recognise(source: &Source) -> Result<Recipe> {
         // Only nanoGPT's names and shapes say enough to name the field that is missing.
         return if nanogpt::recognise(&names) { nanogpt::recipe(&names, None) } else { Err(source.no_config()) };
     };
-    let unknown = |found: String| Error::Family { path: config.path().into(), found, known: KNOWN.into() };
+    let unknown = |found: String| {
+        let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
+        Error::Family { path: config.path().into(), found, known: format!("{}, nanoGPT", names.join(", ")) }
+    };
     let architectures: Vec<&str> = match config.get("architectures") {
         None => Vec::new(),
         Some(list) => {
@@ -44,23 +73,23 @@ pub fn recognise(source: &Source) -> Result<Recipe> {
             names.ok_or_else(|| config.error("architectures", "a list of names"))?
         }
     };
-    let of = |model_type: &str, classes: &[&str]| {
-        config.string("model_type").map(|found| match found {
-            Some(found) => found == model_type,
-            None => architectures.iter().any(|name| classes.contains(name)),
-        })
-    };
-    let checked = |classes: &[&str]| match architectures.iter().find(|name| !classes.contains(name)) {
-        Some(other) => Err(unknown(format!("architecture `{other}`"))),
-        None => Ok(()),
-    };
-    if of("llama", &llama::CLASSES)? {
-        checked(&llama::CLASSES)?;
-        llama::recipe(&names, config)
-    } else if of("gpt2", &gpt2::CLASSES)? {
-        checked(&gpt2::CLASSES)?;
-        gpt2::recipe(&names, config)
-    } else if let Some(model_type) = config.string("model_type")? {
+    let model_type = config.string("model_type")?;
+    let family = FAMILIES.iter().find(|family| match model_type {
+        Some(name) => family.name == name,
+        None => architectures.iter().any(|name| family.classes.contains(name)),
+    });
+    if source.overrides.normalize_head.is_some() && family.is_none_or(|family| family.name != baichuan::FAMILY.name) {
+        return Err(Error::Usage(
+            "--normalize-head is for baichuan only: the others' heads are never normalised".into(),
+        ));
+    }
+    if let Some(family) = family {
+        return match architectures.iter().find(|name| !family.classes.contains(name)) {
+            Some(other) => Err(unknown(format!("architecture `{other}`"))),
+            None => (family.recipe)(&names, config, &source.overrides),
+        };
+    }
+    if let Some(model_type) = model_type {
         Err(unknown(format!("model_type `{model_type}`")))
     } else if !architectures.is_empty() {
         Err(unknown(format!("architectures {architectures:?}")))
@@ -108,9 +137,11 @@ impl<'a> Names<'a> {
         self.checkpoint.shape(self.stored.get(name)?)
     }
 
-    /// `prefix` if any name begins with it, else nothing: files of a bare model lack the outer module's name.
-    fn prefix(&self, prefix: &'static str) -> &'static str {
-        if self.stored.keys().any(|name| name.starts_with(prefix)) { prefix } else { "" }
+    /// The first of `prefixes` that any name begins with, else nothing: files of a bare model lack the outer modules'
+    /// names.
+    fn prefix(&self, prefixes: &[&'static str]) -> &'static str {
+        let used = |prefix: &&str| self.stored.keys().any(|name| name.starts_with(prefix));
+        prefixes.iter().copied().find(used).unwrap_or("")
     }
 
     /// Whether the head shares the embedding, as transformers decides it: where the configuration says so, unless both
@@ -152,12 +183,19 @@ struct Piece {
     of: u32,
     transposed: bool,
     scale: f32,
+    /// Rows are brought to unit length.
+    unit_rows: bool,
 }
 
 impl Piece {
     /// A whole tensor of `rows` rows; a vector's elements are its rows.
     fn whole(name: impl Into<String>, rows: u32) -> Self {
-        Piece { name: name.into(), first_row: 0, rows, of: rows, transposed: false, scale: 1.0 }
+        Piece { name: name.into(), first_row: 0, rows, of: rows, transposed: false, scale: 1.0, unit_rows: false }
+    }
+
+    /// `rows` of its rows from `first` on.
+    fn rows(&self, first: u32, rows: u32) -> Self {
+        Piece { name: self.name.clone(), first_row: self.first_row + first, rows, ..*self }
     }
 }
 
@@ -165,8 +203,8 @@ impl Piece {
 struct Plan<'a> {
     family: &'static str,
     arch: Arch,
-    /// Radians per position of each rotated pair; empty without RoPE.
-    frequencies: Vec<f32>,
+    /// Radians per position of each rotated pair; no values without RoPE.
+    frequencies: recipe::Source,
     /// Pieces of the tensors that are stored: all but rotary frequencies and key means.
     pieces: &'a dyn Fn(TensorSpec) -> Vec<Piece>,
     /// Whether a tensor of that name may be left over.
@@ -204,6 +242,7 @@ impl Plan<'_> {
                             transposed: piece.transposed && spec.kind == Kind::Matrix,
                             interleaved: None,
                             scale: piece.scale,
+                            unit_rows: piece.unit_rows,
                         });
                     }
                 }
@@ -238,7 +277,7 @@ impl Plan<'_> {
             .into_iter()
             .map(|(spec, parts)| {
                 let source = match spec.role {
-                    Role::RopeFrequencies => recipe::Source::Values(self.frequencies.clone()),
+                    Role::RopeFrequencies => self.frequencies.clone(),
                     Role::KeyMean => recipe::Source::Values(vec![0.0; spec.cols as usize]),
                     _ => recipe::Source::Parts(parts),
                 };
@@ -294,6 +333,20 @@ fn activation(config: &Config, field: &str, default: Activation) -> Result<Activ
         Some("relu") => Ok(Activation::Relu),
         Some(_) => Err(config.error(field, "one of gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, silu, swish, relu")),
     }
+}
+
+/// Refuses a switch that is not as everything published has it.
+fn fixed(config: &Config, field: &str, value: bool) -> Result<()> {
+    match config.boolean(field)? {
+        Some(found) if found != value => Err(config.error(field, format!("{value}: the other is not supported"))),
+        _ => Ok(()),
+    }
+}
+
+/// How many positions a query sees, where that is limited. `null` says that it is not; `default` holds where the
+/// configuration says nothing.
+fn sliding_window(config: &Config, default: Option<u32>) -> Result<Option<u32>> {
+    Ok(config.integer("sliding_window")?.or(default.filter(|_| !config.names("sliding_window"))))
 }
 
 /// `1/√head_dim`, rounded once.

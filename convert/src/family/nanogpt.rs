@@ -5,10 +5,10 @@
 
 use thumbformer::arch::{Activation, Arch, Biases, TensorSpec};
 
-use super::gpt2::Layout;
+use super::gpt2::{Fused, Layout};
 use super::{Names, Plan, inverse_sqrt, validated};
 use crate::config::Config;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Source};
 use crate::{Error, Result};
 
 /// Fields of `model_args`, and of the training configuration where a file holds all of it.
@@ -108,9 +108,9 @@ pub(super) fn recipe(names: &Names<'_>, config: Option<&Config>) -> Result<Recip
         },
         config.path(),
     )?;
-    let layout = Layout { prefix: "transformer.", transposed: false, scale_by_layer: false, head };
-    let pieces = |spec: TensorSpec| layout.pieces(&arch, spec);
+    let layout = Layout { prefix: "transformer.", transposed: false, scale_by_layer: false, fused: Fused::Whole, head };
+    let pieces = |spec: TensorSpec| layout.pieces(&arch, names, spec);
     let ignorable = |name: &str| layout.ignorable(name);
-    Plan { family: "nanogpt", arch, frequencies: Vec::new(), pieces: &pieces, ignorable: &ignorable, notes }
-        .assemble(names)
+    let frequencies = Source::Values(Vec::new());
+    Plan { family: "nanogpt", arch, frequencies, pieces: &pieces, ignorable: &ignorable, notes }.assemble(names)
 }

@@ -43,7 +43,7 @@ pub fn outside(name: &str) -> Option<PathBuf> {
 }
 
 pub fn open(path: &Path, config: Option<PathBuf>) -> (Source, Recipe) {
-    let source = Source::find(path, &Overrides { config }).expect("a good checkpoint");
+    let source = Source::find(path, &Overrides { config, ..Overrides::default() }).expect("a good checkpoint");
     let recipe = family::recognise(&source).expect("a known family");
     (source, recipe)
 }

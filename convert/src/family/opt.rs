@@ -1,0 +1,110 @@
+//! OPT: GPT-2 with ReLU and separate projections, whose positions begin at the third row of their table.
+
+use thumbformer::arch::{Activation, Arch, Biases, Role, TensorSpec};
+
+use super::{Family, Head, Names, Piece, Plan, activation, fixed, inverse_sqrt, validated};
+use crate::Result;
+use crate::config::Config;
+use crate::recipe::{Recipe, Source};
+use crate::source::Overrides;
+
+pub(super) const FAMILY: Family = Family { name: "opt", classes: &["OPTForCausalLM", "OPTModel"], recipe };
+
+/// Fields that are read, or say nothing.
+const FIELDS: [&str; 15] = [
+    "_remove_final_layer_norm",
+    "activation_function",
+    "do_layer_norm_before",
+    "enable_bias",
+    "ffn_dim",
+    "hidden_size",
+    // Of training.
+    "init_std",
+    "layer_norm_elementwise_affine",
+    "layerdrop",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "tie_word_embeddings",
+    "vocab_size",
+    "word_embed_proj_dim",
+];
+
+/// Rows before position 0's, left from fairseq's padding index.
+const POSITION_OFFSET: u32 = 2;
+
+fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
+    config.refuse_unknown(&FIELDS)?;
+    fixed(config, "do_layer_norm_before", true)?;
+    fixed(config, "_remove_final_layer_norm", false)?;
+    fixed(config, "layer_norm_elementwise_affine", true)?;
+    let mut notes = Vec::new();
+    let (dim, heads) = (config.required("hidden_size")?, config.required("num_attention_heads")?);
+    if heads == 0 || dim % heads != 0 {
+        return Err(config.error("num_attention_heads", format!("a divisor of hidden_size, {dim}")));
+    }
+    if config.integer("word_embed_proj_dim")?.is_some_and(|width| width != dim) {
+        return Err(config.error("word_embed_proj_dim", format!("hidden_size, {dim}: no projection of embeddings")));
+    }
+    let prefix = names.prefix(&["model.decoder.", "decoder."]);
+    let tie = config.boolean("tie_word_embeddings")?.unwrap_or(true);
+    let head = names.head(&format!("{prefix}embed_tokens.weight"), "lm_head.weight", tie, &mut notes);
+    let bias = config.boolean("enable_bias")?.unwrap_or(true);
+    let arch = Arch {
+        vocab: config.required("vocab_size")?,
+        dim,
+        layers: config.required("num_hidden_layers")?,
+        heads,
+        kv_heads: heads,
+        head_dim: dim / heads,
+        hidden: config.required("ffn_dim")?,
+        context: config.required("max_position_embeddings")?,
+        norm_eps: 1e-5,
+        activation: activation(config, "activation_function", Activation::Relu)?,
+        biases: Biases { norm: true, qkv: bias, attention_out: bias, mlp: bias, head: false },
+        tied_head: head != Head::Own,
+        attention_scale: inverse_sqrt(dim / heads),
+        ..Arch::PLAIN
+    };
+    let arch = validated(arch, config.path())?;
+    let pieces = |spec: TensorSpec| pieces(prefix, head, &arch, spec);
+    let ignorable = |name: &str| head == Head::Tied && name == "lm_head.weight";
+    let frequencies = Source::Values(Vec::new());
+    Plan { family: FAMILY.name, arch, frequencies, pieces: &pieces, ignorable: &ignorable, notes }.assemble(names)
+}
+
+/// Where each tensor of the record comes from.
+fn pieces(prefix: &str, head: Head, arch: &Arch, spec: TensorSpec) -> Vec<Piece> {
+    let dim = arch.dim;
+    let layer = |name: &str, rows: u32| vec![Piece::whole(format!("{prefix}layers.{}.{name}", spec.layer), rows)];
+    let outer = |name: &str, rows: u32| vec![Piece::whole(format!("{prefix}{name}"), rows)];
+    let qkv = |what: &str| {
+        let one = |name: &str| Piece::whole(format!("{prefix}layers.{}.self_attn.{name}.{what}", spec.layer), dim);
+        ["q_proj", "k_proj", "v_proj"].map(one).into()
+    };
+    match spec.role {
+        Role::TokenEmbedding if head == Head::Only => vec![Piece::whole("lm_head.weight", arch.vocab)],
+        Role::TokenEmbedding => outer("embed_tokens.weight", arch.vocab),
+        Role::PositionEmbedding => {
+            let table = Piece::whole(format!("{prefix}embed_positions.weight"), arch.context + POSITION_OFFSET);
+            vec![table.rows(POSITION_OFFSET, arch.context)]
+        }
+        Role::AttentionNorm => layer("self_attn_layer_norm.weight", dim),
+        Role::AttentionNormBias => layer("self_attn_layer_norm.bias", dim),
+        Role::Qkv => qkv("weight"),
+        Role::QkvBias => qkv("bias"),
+        Role::AttentionOut => layer("self_attn.out_proj.weight", dim),
+        Role::AttentionOutBias => layer("self_attn.out_proj.bias", dim),
+        Role::MlpNorm => layer("final_layer_norm.weight", dim),
+        Role::MlpNormBias => layer("final_layer_norm.bias", dim),
+        Role::MlpUp => layer("fc1.weight", arch.hidden),
+        Role::MlpUpBias => layer("fc1.bias", arch.hidden),
+        Role::MlpDown => layer("fc2.weight", dim),
+        Role::MlpDownBias => layer("fc2.bias", dim),
+        Role::FinalNorm => outer("final_layer_norm.weight", dim),
+        Role::FinalNormBias => outer("final_layer_norm.bias", dim),
+        Role::Head => vec![Piece::whole("lm_head.weight", arch.vocab)],
+        // Computed, or not of this family.
+        _ => Vec::new(),
+    }
+}

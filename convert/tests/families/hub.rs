@@ -1,0 +1,241 @@
+//! Configurations as their authors publish them, with tiny sizes in place of theirs: every field is known.
+
+use serde_json::{Value, json};
+use thumbformer::arch::{Arch, Role};
+
+use crate::tiny::{Tensors, Tiny, mentions};
+
+/// Two layers of 24 = 4 × 6 with 2 key/value heads, an MLP of 10, 11 tokens.
+fn decoder(own_head: bool, qkv_biases: bool, norm_biases: bool) -> Tensors {
+    let mut tensors: Vec<(String, Vec<usize>)> = vec![("model.embed_tokens.weight".into(), vec![11, 24])];
+    for i in 0..2 {
+        let mut add = |name: &str, shape: &[usize]| tensors.push((format!("model.layers.{i}.{name}"), shape.into()));
+        for (name, rows) in [("q_proj", 24), ("k_proj", 12), ("v_proj", 12)] {
+            add(&format!("self_attn.{name}.weight"), &[rows, 24]);
+            if qkv_biases {
+                add(&format!("self_attn.{name}.bias"), &[rows]);
+            }
+        }
+        add("self_attn.o_proj.weight", &[24, 24]);
+        add("mlp.gate_proj.weight", &[10, 24]);
+        add("mlp.up_proj.weight", &[10, 24]);
+        add("mlp.down_proj.weight", &[24, 10]);
+        for name in ["input_layernorm", "post_attention_layernorm"] {
+            add(&format!("{name}.weight"), &[24]);
+            if norm_biases {
+                add(&format!("{name}.bias"), &[24]);
+            }
+        }
+    }
+    tensors.push(("model.norm.weight".into(), vec![24]));
+    if norm_biases {
+        tensors.push(("model.norm.bias".into(), vec![24]));
+    }
+    if own_head {
+        tensors.push(("lm_head.weight".into(), vec![11, 24]));
+    }
+    Tensors(tensors)
+}
+
+/// The same with queries, keys and values in one tensor of that name, and as many key/value heads as query heads.
+fn fused(qkv: &str, up: Option<&str>) -> Tensors {
+    let mut tensors = decoder(true, false, false);
+    tensors.0.retain(|(name, _)| !name.contains("_proj") || name.contains("o_proj") || name.contains("mlp"));
+    for i in 0..2 {
+        tensors.0.push((format!("model.layers.{i}.self_attn.{qkv}.weight"), vec![72, 24]));
+        if let Some(up) = up {
+            let layer = format!("model.layers.{i}.mlp.");
+            tensors.0.retain(|(name, _)| !name.starts_with(&layer) || name.contains("down"));
+            tensors.0.push((format!("{layer}{up}.weight"), vec![20, 24]));
+        }
+    }
+    tensors
+}
+
+/// Reads the configuration with tiny sizes.
+fn accepted(tensors: &Tensors, mut config: Value, kv_heads: u32) -> (Arch, Vec<String>) {
+    for (field, size) in [
+        ("hidden_size", 24),
+        ("intermediate_size", 10),
+        ("num_attention_heads", 4),
+        ("num_hidden_layers", 2),
+        ("vocab_size", 11),
+    ] {
+        config[field] = json!(size);
+    }
+    if config.get("num_key_value_heads").is_some() {
+        config["num_key_value_heads"] = json!(kv_heads);
+    }
+    let recipe = Tiny::new(tensors, Some(&config)).recipe().unwrap_or_else(|error| panic!("{error}\n{config}"));
+    assert_eq!(recipe.family, config["model_type"]);
+    (recipe.arch, recipe.notes)
+}
+
+#[test]
+fn smollm_and_tinyllama_are_llama() {
+    let smollm2 = json!({
+        "architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 1,
+        "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 576, "initializer_range": 0.041666666666666664,
+        "intermediate_size": 1536, "is_llama_config": true, "max_position_embeddings": 8192, "mlp_bias": false,
+        "model_type": "llama", "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3,
+        "pad_token_id": 2, "pretraining_tp": 1, "rms_norm_eps": 1e-5, "rope_interleaved": false, "rope_scaling": null,
+        "rope_theta": 100000, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+        "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16", "fp16": "float16"}},
+        "transformers_version": "4.42.3", "use_cache": true, "vocab_size": 49152
+    });
+    let (arch, notes) = accepted(&decoder(false, false, false), smollm2, 2);
+    assert_eq!((arch.tied_head, arch.context, arch.norm_eps, notes.len()), (true, 8192, 1e-5, 0));
+    let tinyllama = json!({
+        "architectures": ["LlamaForCausalLM"], "attention_bias": false, "bos_token_id": 1, "eos_token_id": 2,
+        "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 5632,
+        "max_position_embeddings": 2048, "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 22,
+        "num_key_value_heads": 4, "pretraining_tp": 1, "rms_norm_eps": 1e-5, "rope_scaling": null,
+        "rope_theta": 10000.0, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+        "transformers_version": "4.35.0", "use_cache": true, "vocab_size": 32000
+    });
+    let (arch, notes) = accepted(&decoder(true, false, false), tinyllama, 2);
+    assert_eq!((arch.tied_head, arch.context, notes.len()), (false, 2048, 0));
+}
+
+#[test]
+fn qwen2_5_is_accepted() {
+    let config = json!({
+        "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643,
+        "eos_token_id": 151645, "hidden_act": "silu", "hidden_size": 896, "initializer_range": 0.02,
+        "intermediate_size": 4864, "max_position_embeddings": 32768, "max_window_layers": 21, "model_type": "qwen2",
+        "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+        "transformers_version": "4.43.1", "use_cache": true, "use_sliding_window": false, "vocab_size": 151936
+    });
+    let tensors = decoder(false, true, false);
+    let (arch, notes) = accepted(&tensors, config.clone(), 2);
+    assert_eq!((arch.context, arch.biases.qkv, arch.biases.attention_out, notes.len()), (32768, true, false, 0));
+    // As its authors advise for long texts.
+    let mut yarn = config;
+    yarn["rope_scaling"] = json!({"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"});
+    let (scaled, _) = accepted(&tensors, yarn, 2);
+    let factor = 0.1 * 4f32.ln() + 1.0;
+    assert!((scaled.attention_scale / arch.attention_scale / factor.powi(2) - 1.0).abs() < 1e-6);
+}
+
+#[test]
+fn mistral_7b_is_accepted() {
+    let third = json!({
+        "architectures": ["MistralForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2,
+        "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,
+        "max_position_embeddings": 32768, "model_type": "mistral", "num_attention_heads": 32,
+        "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1000000.0,
+        "sliding_window": null, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+        "transformers_version": "4.42.0.dev0", "use_cache": true, "vocab_size": 32768
+    });
+    let tensors = decoder(true, false, false);
+    let (arch, notes) = accepted(&tensors, third.clone(), 2);
+    assert_eq!((arch.context, notes.len()), (32768, 0));
+    let mut first = third;
+    first["sliding_window"] = json!(4096);
+    let (arch, notes) = accepted(&tensors, first, 2);
+    assert_eq!(arch.context, 4096);
+    mentions(&notes[0], &["sliding_window 4096", "from 32768 to 4096"]);
+}
+
+#[test]
+fn phi_3_mini_is_accepted() {
+    let short = json!({
+        "_name_or_path": "Phi-3-mini-4k-instruct", "architectures": ["Phi3ForCausalLM"], "attention_dropout": 0.0,
+        "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"},
+        "bos_token_id": 1, "embd_pdrop": 0.0, "eos_token_id": 32000, "hidden_act": "silu", "hidden_size": 3072,
+        "initializer_range": 0.02, "intermediate_size": 8192, "max_position_embeddings": 4096, "model_type": "phi3",
+        "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
+        "original_max_position_embeddings": 4096, "pad_token_id": 32000, "resid_pdrop": 0.0, "rms_norm_eps": 1e-5,
+        "rope_scaling": null, "rope_theta": 10000.0, "sliding_window": 2047, "tie_word_embeddings": false,
+        "torch_dtype": "bfloat16", "transformers_version": "4.40.2", "use_cache": true, "attention_bias": false,
+        "vocab_size": 32064
+    });
+    let tensors = fused("qkv_proj", Some("gate_up_proj"));
+    let (arch, notes) = accepted(&tensors, short.clone(), 4);
+    assert_eq!((arch.context, arch.rotary_dim, notes.len()), (2047, 6, 1));
+    mentions(&notes[0], &["sliding_window 2047"]);
+    let mut long = short;
+    long["max_position_embeddings"] = json!(131072);
+    long["sliding_window"] = json!(262144);
+    let factors = json!({"type": "longrope", "short_factor": [1.0, 1.1, 1.2], "long_factor": [1.0, 4.0, 60.0]});
+    long["rope_scaling"] = factors;
+    let (arch, notes) = accepted(&tensors, long, 4);
+    assert_eq!((arch.context, notes.len()), (131072, 1));
+    mentions(&notes[0], &["LongRoPE", "--context 4096"]);
+    let m = 1.0 + (32f64.ln() / 4096f64.ln());
+    assert!((f64::from(arch.attention_scale) * 6f64.sqrt() / m - 1.0).abs() < 1e-6);
+}
+
+#[test]
+fn stablelm_2_is_accepted() {
+    let config = json!({
+        "architectures": ["StableLmForCausalLM"], "bos_token_id": 100257, "eos_token_id": 100257,
+        "attention_dropout": 0.0, "hidden_act": "silu", "hidden_dropout": 0.0, "hidden_size": 2048,
+        "initializer_range": 0.02, "intermediate_size": 5632, "layer_norm_eps": 1e-5,
+        "max_position_embeddings": 4096, "model_type": "stablelm", "num_attention_heads": 32,
+        "num_hidden_layers": 24, "num_key_value_heads": 32, "partial_rotary_factor": 0.34, "rope_scaling": null,
+        "rope_theta": 10000, "tie_word_embeddings": false, "torch_dtype": "float16", "transformers_version": "4.38.0",
+        "use_cache": true, "use_parallel_residual": false, "qk_layernorm": false, "use_qkv_bias": true,
+        "vocab_size": 100352
+    });
+    let (arch, notes) = accepted(&decoder(true, true, true), config, 2);
+    assert_eq!((arch.rotary_dim, arch.biases.norm, arch.biases.qkv, notes.len()), (2, true, true, 0));
+}
+
+#[test]
+fn baichuan_7b_is_accepted() {
+    let second = json!({
+        "architectures": ["BaichuanForCausalLM"],
+        "auto_map": {"AutoConfig": "configuration_baichuan.BaichuanConfig", "AutoModelForCausalLM": "modeling_baichuan.BaichuanForCausalLM"},
+        "tokenizer_class": "BaichuanTokenizer", "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+        "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 11008, "max_position_embeddings": 4096,
+        "model_max_length": 4096, "model_type": "baichuan", "num_attention_heads": 32, "num_hidden_layers": 32,
+        "pad_token_id": 0, "rms_norm_eps": 1e-6, "_from_model_config": true, "tie_word_embeddings": false,
+        "torch_dtype": "bfloat16", "transformers_version": "4.29.2", "use_cache": true, "vocab_size": 125696
+    });
+    let tensors = fused("W_pack", None);
+    let (arch, notes) = accepted(&tensors, second.clone(), 4);
+    assert_eq!((arch.kv_heads, arch.context, notes.len()), (4, 4096, 1));
+    mentions(&notes[0], &["unit length", "class is Baichuan 2's"]);
+    let mut first = second;
+    first["architectures"] = json!(["BaiChuanForCausalLM"]);
+    first.as_object_mut().expect("fields").remove("model_max_length");
+    mentions(&accepted(&tensors, first, 4).1[0], &["as it is stored", "class is Baichuan 1's"]);
+}
+
+#[test]
+fn opt_125m_is_accepted() {
+    let config = json!({
+        "_name_or_path": "facebook/opt-125m", "_remove_final_layer_norm": false, "activation_dropout": 0.0,
+        "activation_function": "relu", "architectures": ["OPTForCausalLM"], "attention_dropout": 0.0,
+        "bos_token_id": 2, "do_layer_norm_before": true, "dropout": 0.1, "eos_token_id": 2, "ffn_dim": 10,
+        "hidden_size": 6, "init_std": 0.02, "layerdrop": 0.0, "max_position_embeddings": 5, "model_type": "opt",
+        "num_attention_heads": 2, "num_hidden_layers": 2, "pad_token_id": 1, "prefix": "</s>",
+        "torch_dtype": "float16", "transformers_version": "4.21.0.dev0", "use_cache": true, "vocab_size": 11,
+        "word_embed_proj_dim": 6
+    });
+    let recipe = Tiny::new(&crate::others::opt_tensors("decoder.", true), Some(&config)).recipe();
+    let recipe = recipe.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((recipe.family, recipe.arch.tied_head, recipe.notes.len()), ("opt", true, 0));
+}
+
+#[test]
+fn starcoder_is_accepted() {
+    let config = json!({
+        "_name_or_path": "/conversions/starcoder", "activation_function": "gelu",
+        "architectures": ["GPTBigCodeForCausalLM"], "attention_softmax_in_fp32": true, "multi_query": true,
+        "attn_pdrop": 0.1, "bos_token_id": 0, "embd_pdrop": 0.1, "eos_token_id": 0, "inference_runner": 0,
+        "initializer_range": 0.02, "layer_norm_epsilon": 1e-5, "max_batch_size": null, "max_sequence_length": null,
+        "model_type": "gpt_bigcode", "n_embd": 6, "n_head": 2, "n_inner": 24, "n_layer": 2, "n_positions": 5,
+        "pad_key_length": true, "pre_allocate_kv_cache": false, "resid_pdrop": 0.1,
+        "scale_attention_softmax_in_fp32": true, "scale_attn_weights": true, "summary_activation": null,
+        "summary_first_dropout": 0.1, "summary_proj_to_labels": true, "summary_type": "cls_index",
+        "summary_use_proj": true, "torch_dtype": "float32", "transformers_version": "4.28.1", "use_cache": true,
+        "validate_runner_input": true, "vocab_size": 11
+    });
+    let tiny = Tiny::new(&crate::others::bigcode_tensors(true), Some(&config));
+    let recipe = tiny.recipe().unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((recipe.family, recipe.arch.kv_heads, recipe.notes.len()), ("gpt_bigcode", 1, 0));
+    assert_eq!(tiny.read(Role::Qkv, 0).len(), 12 * 6);
+}
