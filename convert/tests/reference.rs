@@ -9,7 +9,7 @@ use common::{Expected, model, models, open, outside, relative_error, repository}
 use serde::Deserialize;
 use thumbformer::arch::{Activation, Norm, Role};
 use thumbformer_convert::Error;
-use thumbformer_convert::recipe::{Recipe, Source as Values};
+use thumbformer_convert::recipe::{Part, Recipe, Source as Values};
 use thumbformer_convert::reference::Reference;
 use thumbformer_convert::source::Source;
 
@@ -100,6 +100,12 @@ fn mistakes_show() {
             values.iter_mut().for_each(change);
         }
     };
+    let parts = |recipe: &mut Recipe, role: Role, change: &dyn Fn(&mut Part)| {
+        for tensor in recipe.tensors.iter_mut().filter(|tensor| tensor.spec.role == role) {
+            let Values::Parts(parts) = &mut tensor.source else { panic!("{role:?} is not stored") };
+            parts.iter_mut().for_each(change);
+        }
+    };
     let errors = [
         ("tanh GELU for erf", mistake("gpt2-erf", &|r| r.arch.activation = Activation::GeluTanh)),
         ("erf GELU for tanh", mistake("gpt2", &|r| r.arch.activation = Activation::Gelu)),
@@ -109,6 +115,11 @@ fn mistakes_show() {
         ("RMS for layer norm", mistake("nanogpt", &|r| r.arch.norm = Norm::Rms)),
         ("scale by dim / heads", mistake("llama-headdim", &|r| r.arch.attention_scale = 8f32.powf(-0.5))),
         ("RoPE unscaled", mistake("llama-rope-linear", &|r| values(r, Role::RopeFrequencies, &|f| *f *= 4.0))),
+        ("YaRN's scores unscaled", mistake("qwen2-yarn", &|r| r.arch.attention_scale = 8f32.powf(-0.5))),
+        ("part of a head unscaled", mistake("phi3-long", &|r| parts(r, Role::Qkv, &|p| p.scale = 1.0))),
+        ("head's rows as stored", mistake("baichuan2", &|r| parts(r, Role::Head, &|p| p.unit_rows = false))),
+        ("positions from the first row", mistake("opt", &|r| parts(r, Role::PositionEmbedding, &|p| p.first_row = 0))),
+        ("scores scaled", mistake("gpt_bigcode-mha", &|r| r.arch.attention_scale = 8f32.powf(-0.5))),
         ("RoPE backwards", mistake("llama-ragged", &|r| values(r, Role::RopeFrequencies, &|f| *f = -*f))),
     ];
     for (what, error) in errors {

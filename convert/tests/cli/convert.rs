@@ -106,6 +106,27 @@ fn a_nanogpt_checkpoint_of_characters() {
 }
 
 #[test]
+fn baichuans_head_is_what_the_user_says() {
+    let folder = folder();
+    let thumb = folder.path().join("x.thumb");
+    let notes = |arguments: &[&str]| {
+        let summary = json(convert().arg(model("baichuan2")).args(arguments).arg("--force").arg("-o").arg(&thumb));
+        summary["notes"].to_string()
+    };
+    let detected = notes(&[]);
+    assert!(detected.contains("unit length, as the class"), "{detected}");
+    let first = std::fs::read(&thumb).expect("written");
+    let stored = notes(&["--normalize-head", "no"]);
+    assert!(stored.contains("as it is stored, as --normalize-head says"), "{stored}");
+    assert!(first != std::fs::read(&thumb).expect("written"));
+    let same = notes(&["--normalize-head", "yes"]);
+    assert!(same.contains("unit length, as --normalize-head says"), "{same}");
+    assert!(first == std::fs::read(&thumb).expect("written"));
+    refused(convert().arg(model("baichuan2")).args(["--normalize-head", "maybe"]), 2, &["maybe", "yes or no"]);
+    refused(convert().arg(home()).args(["--normalize-head", "yes"]), 1, &["--normalize-head", "baichuan only"]);
+}
+
+#[test]
 fn configuration_and_tokenizer_may_lie_elsewhere() {
     let folder = folder();
     copy(&folder, &["model.safetensors"]);
@@ -193,7 +214,7 @@ fn checkpoints_that_are_none() {
     let config_wrong: [(String, &[&str]); 7] = [
         (String::new(), &["config.json", "not JSON"]),
         ("[]".into(), &["config.json", "JSON object"]),
-        (changed("\"llama\"", "\"mamba\""), &["config.json", "mamba", "llama, gpt2"]),
+        (changed("\"llama\"", "\"mamba\""), &["config.json", "mamba", "llama, qwen2"]),
         (changed("\"hidden_size\": 96", "\"hidden_size\": 97"), &["embed_tokens", "[512, 96]", "[512, 97]"]),
         (changed("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 3"), &["model.layers.3", "beyond"]),
         (changed("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 5"), &["model.layers.4", "missing"]),

@@ -241,7 +241,15 @@ fn options_that_cannot_be_met() {
     refused(run(home_thumb()).args([REQUEST, "--precision", "f32"]), 1, &["int8 weights only", "checkpoint"]);
     refused(run(home_thumb()).args([REQUEST, "--kernel", "abacus"]), 2, &["abacus", "portable"]);
     refused(run(home_thumb()).args([REQUEST, "--threads", "0"]), 2, &["--threads", "1..=64"]);
-    let conversions = ["--group=row", "--target=dsp", "--context=9", "--tokenizer=x", "--config=x", "--format=x"];
+    let conversions = [
+        "--group=row",
+        "--target=dsp",
+        "--context=9",
+        "--tokenizer=x",
+        "--config=x",
+        "--normalize-head=no",
+        "--format=x",
+    ];
     for option in conversions {
         let name = option.split('=').next().expect("a name");
         refused(run(home_thumb()).arg(REQUEST).arg(option), 1, &["converted already", name]);
