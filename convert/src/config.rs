@@ -43,6 +43,21 @@ impl Config {
         Config { path: path.into(), prefix: prefix.into(), fields }
     }
 
+    /// The same with a field under the name that its reader knows it by. Errors then name it so.
+    pub fn renamed(&self, from: &str, to: &str) -> Self {
+        let mut config = self.clone();
+        if let Some(value) = config.fields.remove(from) {
+            config.fields.insert(to.to_owned(), value);
+        }
+        config
+    }
+
+    /// A configuration of the same file with these fields alone, for a reader that knows them by these names.
+    pub fn made_of(&self, fields: &[(&str, Option<Value>)]) -> Self {
+        let fields = fields.iter().filter_map(|(name, value)| Some(((*name).to_owned(), value.clone()?)));
+        Config { path: self.path.clone(), prefix: self.prefix.clone(), fields: fields.collect() }
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -37,6 +37,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// `--normalize-head`: see [`Overrides::normalize_head`].
     pub normalize_head: Option<bool>,
+    /// `--alibi`: see [`Overrides::alibi`].
+    pub alibi: Option<bool>,
     /// How a request is put to the model, `{prompt}` standing for the user's text; what the tokenizer says if `None`.
     pub prompt_format: Option<String>,
     /// What mean keys are measured on.
@@ -57,6 +59,12 @@ pub enum Calibration {
     Means(Vec<Vec<f32>>),
 }
 
+impl Options {
+    fn overrides(&self) -> Overrides {
+        Overrides { config: self.config.clone(), normalize_head: self.normalize_head, alibi: self.alibi }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -65,6 +73,7 @@ impl Default for Options {
             tokenizer: None,
             config: None,
             normalize_head: None,
+            alibi: None,
             prompt_format: None,
             calibration: Calibration::default(),
         }
@@ -121,8 +130,7 @@ impl Prepared {
     /// # Errors
     /// Whatever is missing, unknown or contradictory.
     pub fn open(path: &Path, options: Options) -> Result<Self> {
-        let source =
-            Source::find(path, &Overrides { config: options.config.clone(), normalize_head: options.normalize_head })?;
+        let source = Source::find(path, &options.overrides())?;
         let mut recipe = family::recognise(&source)?;
         if let Some(context) = options.context {
             recipe.limit_context(context)?;

@@ -31,6 +31,8 @@ pub struct Part {
     pub scale: f32,
     /// Each row is divided by its Euclidean length (Baichuan 2's head), before `scale`.
     pub unit_rows: bool,
+    /// Added to every value, after `scale`: Gemma stores the weights of its norms minus one.
+    pub offset: f32,
 }
 
 impl Part {
@@ -44,6 +46,7 @@ impl Part {
             interleaved: None,
             scale: 1.0,
             unit_rows: false,
+            offset: 0.0,
         }
     }
 }

@@ -16,6 +16,8 @@ pub struct Overrides {
     pub config: Option<PathBuf>,
     /// `--normalize-head`: whether the head's rows are brought to unit length (Baichuan 2), where nothing says so.
     pub normalize_head: Option<bool>,
+    /// `--alibi`: whether positions enter by ALiBi (Baichuan 13B), where nothing says so.
+    pub alibi: Option<bool>,
 }
 
 /// A checkpoint and what lies beside it.

@@ -117,6 +117,9 @@ impl Checkpoint {
         if part.scale != 1.0 {
             out.iter_mut().for_each(|x| *x *= part.scale);
         }
+        if part.offset != 0.0 {
+            out.iter_mut().for_each(|x| *x += part.offset);
+        }
         Ok(())
     }
 

@@ -73,6 +73,9 @@ pub struct Conversion {
     /// class says]
     #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
     pub normalize_head: Option<bool>,
+    /// Baichuan: whether positions enter by ALiBi, as in the models with 13 billion parameters [default: as the sizes say]
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    pub alibi: Option<bool>,
     /// How a request is put to the model, e.g. '<|request|>{prompt}<|call|>'; taken from the tokenizer otherwise
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
@@ -91,6 +94,7 @@ impl Conversion {
             ("--tokenizer", self.tokenizer.is_some()),
             ("--config", self.config.is_some()),
             ("--normalize-head", self.normalize_head.is_some()),
+            ("--alibi", self.alibi.is_some()),
             ("--format", self.format.is_some()),
             ("--calibrate", self.calibrate.is_some()),
         ];
@@ -114,6 +118,7 @@ impl Conversion {
             tokenizer: self.tokenizer.clone(),
             config: self.config.clone(),
             normalize_head: self.normalize_head,
+            alibi: self.alibi,
             prompt_format: self.format.clone(),
             calibration: self.calibrate.clone().map_or(Calibration::Generated, Calibration::File),
         }

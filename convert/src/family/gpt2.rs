@@ -1,11 +1,11 @@
 //! GPT-2 as transformers stores it: learned positions, pre-LayerNorm, biases everywhere, matrices `[in, out]` (Conv1D).
 
-use thumbformer::arch::{Activation, Arch, Biases, Role, TensorSpec};
+use thumbformer::arch::{Activation, Arch, Biases, Norm, Position, Role, TensorSpec};
 
 use super::{Family, Head, Names, Piece, Plan, activation, inverse_sqrt, validated};
 use crate::Result;
 use crate::config::Config;
-use crate::recipe::{Recipe, Source};
+use crate::recipe::Recipe;
 use crate::source::Overrides;
 
 pub(super) const FAMILY: Family = Family { name: "gpt2", classes: &["GPT2LMHeadModel", "GPT2Model"], recipe };
@@ -41,10 +41,14 @@ pub(super) fn arch(config: &Config, head: Head) -> Result<Arch> {
         head_dim: dim / heads,
         hidden: config.integer("n_inner")?.unwrap_or(dim.saturating_mul(4)),
         context: config.required("n_positions")?,
+        norm: Norm::Layer,
         norm_eps: config.number("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
+        position: Position::Learned,
+        rotary_dim: 0,
         activation: activation(config, "activation_function", Activation::GeluTanh)?,
+        gated: false,
         biases: Biases { norm: true, qkv: true, attention_out: true, mlp: true, head: false },
-        tied_head: head != Head::Own,
+        tied_head: head.is_tied(),
         attention_scale: if scaled { inverse_sqrt(dim / heads) } else { 1.0 },
         ..Arch::PLAIN
     })
@@ -72,8 +76,8 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     };
     let pieces = |spec: TensorSpec| layout.pieces(&arch, names, spec);
     let ignorable = |name: &str| layout.ignorable(name);
-    let frequencies = Source::Values(Vec::new());
-    Plan { family: FAMILY.name, arch, frequencies, pieces: &pieces, ignorable: &ignorable, notes }.assemble(names)
+    Plan { family: FAMILY.name, arch, computed: Vec::new(), pieces: &pieces, ignorable: &ignorable, notes }
+        .assemble(names)
 }
 
 /// How a file spells GPT-2's tensors.
@@ -124,7 +128,6 @@ impl Layout {
             Role::FinalNorm => vec![Piece::whole(format!("{prefix}ln_f.weight"), arch.dim)],
             Role::FinalNormBias => vec![Piece::whole(format!("{prefix}ln_f.bias"), arch.dim)],
             Role::Head => vec![Piece::whole("lm_head.weight", arch.vocab)],
-            // Computed, or not of this family.
             _ => Vec::new(),
         }
     }

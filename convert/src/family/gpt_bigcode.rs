@@ -6,7 +6,7 @@ use super::gpt2::{self, Fused, Layout};
 use super::{Family, Names, Plan, validated};
 use crate::Result;
 use crate::config::Config;
-use crate::recipe::{Recipe, Source};
+use crate::recipe::Recipe;
 use crate::source::Overrides;
 
 pub(super) const FAMILY: Family =
@@ -47,6 +47,6 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     let layout = Layout { prefix, transposed: false, scale_by_layer: false, fused, head };
     let pieces = |spec: TensorSpec| layout.pieces(&arch, names, spec);
     let ignorable = |name: &str| layout.ignorable(name);
-    let frequencies = Source::Values(Vec::new());
-    Plan { family: FAMILY.name, arch, frequencies, pieces: &pieces, ignorable: &ignorable, notes }.assemble(names)
+    Plan { family: FAMILY.name, arch, computed: Vec::new(), pieces: &pieces, ignorable: &ignorable, notes }
+        .assemble(names)
 }

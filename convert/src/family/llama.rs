@@ -4,7 +4,7 @@
 
 use thumbformer::arch::{Activation, Arch, Biases, Norm, Position, Role, TensorSpec};
 
-use super::{Family, Head, Names, Piece, Plan, activation, inverse_sqrt, rope, validated};
+use super::{Family, Head, Names, Piece, Plan, activation, alibi, inverse_sqrt, rope, validated};
 use crate::Result;
 use crate::config::Config;
 use crate::recipe::Recipe;
@@ -46,13 +46,9 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     }
     let attention_bias = config.boolean("attention_bias")?.unwrap_or(false);
     draft.arch.norm_eps = config.number("rms_norm_eps")?.unwrap_or(1e-6) as f32;
-    draft.arch.biases = Biases {
-        norm: false,
-        qkv: attention_bias,
-        attention_out: attention_bias,
-        mlp: config.boolean("mlp_bias")?.unwrap_or(false),
-        head: false,
-    };
+    draft.arch.biases.qkv = attention_bias;
+    draft.arch.biases.attention_out = attention_bias;
+    draft.arch.biases.mlp = config.boolean("mlp_bias")?.unwrap_or(false);
     draft.assemble(FAMILY.name, names, config)
 }
 
@@ -61,13 +57,27 @@ pub(super) struct Draft {
     /// LLaMA's, with an epsilon of 1e-6 and no biases.
     pub(super) arch: Arch,
     pub(super) layout: Layout,
-    rope: rope::Rope,
+    rope: Option<rope::Rope>,
+    /// Of layers with a window, where they have one of their own.
+    pub(super) window_rope: Option<rope::Rope>,
     pub(super) notes: Vec<String>,
 }
 
 impl Draft {
     /// Reads what all of them spell alike; `own` are the fields that the family reads itself.
     pub(super) fn read(names: &Names<'_>, config: &Config, own: &[&str], variant: rope::Variant) -> Result<Self> {
+        Self::with_rope(names, config, own, |head_dim, context, notes| {
+            rope::Rope::read(config, head_dim, context, variant, notes).map(Some)
+        })
+    }
+
+    /// The same with RoPE, or none, from elsewhere: `rope(head_dim, context, notes)`.
+    pub(super) fn with_rope(
+        names: &Names<'_>,
+        config: &Config,
+        own: &[&str],
+        rope: impl FnOnce(u32, u32, &mut Vec<String>) -> Result<Option<rope::Rope>>,
+    ) -> Result<Self> {
         config.refuse_unknown(&[FIELDS.as_slice(), &rope::FIELDS, own].concat())?;
         let mut notes = Vec::new();
         let (dim, heads) = (config.required("hidden_size")?, config.required("num_attention_heads")?);
@@ -77,7 +87,7 @@ impl Draft {
             None => return Err(config.error("num_attention_heads", format!("a divisor of hidden_size, {dim}"))),
         };
         let context = config.required("max_position_embeddings")?;
-        let rope = rope::Rope::read(config, head_dim, context, variant, &mut notes)?;
+        let rope = rope(head_dim, context, &mut notes)?;
         let prefix = names.prefix(&["model."]);
         let tie = config.boolean("tie_word_embeddings")?.unwrap_or(false);
         let head = names.head(&format!("{prefix}embed_tokens.weight"), "lm_head.weight", tie, &mut notes);
@@ -93,16 +103,25 @@ impl Draft {
             context,
             norm: Norm::Rms,
             norm_eps: 1e-6,
-            position: Position::Rope,
-            rotary_dim: rope.rotary_dim,
+            position: if rope.is_some() { Position::Rope } else { Position::Alibi },
+            rotary_dim: rope.as_ref().map_or(0, |rope| rope.rotary_dim),
             activation: activation(config, "hidden_act", Activation::Silu)?,
             gated: true,
-            tied_head: head != Head::Own,
+            biases: Biases::default(),
+            tied_head: head.is_tied(),
             attention_scale: inverse_sqrt(head_dim),
             ..Arch::PLAIN
         };
-        let layout = Layout { prefix, head, fused_qkv: None, fused_up: None, rotated_scale: 1.0, unit_head: false };
-        Ok(Draft { arch, layout, rope, notes })
+        let layout = Layout {
+            prefix,
+            head,
+            fused_qkv: None,
+            fused_up: None,
+            rotated_scale: 1.0,
+            unit_head: false,
+            norm_offset: 0.0,
+        };
+        Ok(Draft { arch, layout, rope, window_rope: None, notes })
     }
 
     /// Cuts the context to an attention window, within which the window hides nothing: position `i` sees from
@@ -122,20 +141,38 @@ impl Draft {
         Ok(())
     }
 
+    /// Ties the head where the configuration does not say otherwise.
+    pub(super) fn tie_by_default(&mut self, names: &Names<'_>, config: &Config) -> Result<()> {
+        if config.boolean("tie_word_embeddings")?.is_none() {
+            let embedding = format!("{}embed_tokens.weight", self.layout.prefix);
+            self.layout.head = names.head(&embedding, "lm_head.weight", true, &mut self.notes);
+            self.arch.tied_head = self.layout.head.is_tied();
+        }
+        Ok(())
+    }
+
     /// Checks the sizes and makes the recipe.
     pub(super) fn assemble(mut self, family: &'static str, names: &Names<'_>, config: &Config) -> Result<Recipe> {
-        let (factor, head_dim) = (self.rope.score_factor(), self.arch.head_dim);
-        if factor != 1.0 && self.rope.rotary_dim == head_dim {
-            self.arch.attention_scale = (factor / f64::from(head_dim).sqrt()) as f32;
+        let factor = self.rope.as_ref().map_or(1.0, rope::Rope::score_factor);
+        if factor != 1.0 && self.arch.rotary_dim == self.arch.head_dim {
+            self.arch.attention_scale = (factor / f64::from(self.arch.head_dim).sqrt()) as f32;
         } else {
             // The rest of a head is not scaled, so that the queries must be.
             self.layout.rotated_scale = factor as f32;
         }
         let arch = validated(self.arch, config.path())?;
-        let frequencies = self.rope.frequencies(config)?;
+        let mut computed = Vec::new();
+        for (role, rope) in [(Role::RopeFrequencies, &self.rope), (Role::WindowRopeFrequencies, &self.window_rope)] {
+            if let Some(rope) = rope {
+                computed.push((role, rope.frequencies(config)?));
+            }
+        }
+        if arch.position == Position::Alibi {
+            computed.push((Role::AlibiSlopes, alibi::slopes(arch.heads)));
+        }
         let pieces = |spec: TensorSpec| self.layout.pieces(&arch, names, spec);
         let ignorable = |name: &str| self.layout.ignorable(name);
-        Plan { family, arch, frequencies, pieces: &pieces, ignorable: &ignorable, notes: self.notes }.assemble(names)
+        Plan { family, arch, computed, pieces: &pieces, ignorable: &ignorable, notes: self.notes }.assemble(names)
     }
 }
 
@@ -152,6 +189,8 @@ pub(super) struct Layout {
     rotated_scale: f32,
     /// The head's rows are brought to unit length.
     pub(super) unit_head: bool,
+    /// Added to the weights of norms.
+    pub(super) norm_offset: f32,
 }
 
 impl Layout {
@@ -182,7 +221,7 @@ impl Layout {
             Some(name) => many(&[(name, arch.up_width())], what),
             None => many(&[("mlp.gate_proj", arch.hidden), ("mlp.up_proj", arch.hidden)], what),
         };
-        match spec.role {
+        let mut pieces = match spec.role {
             Role::TokenEmbedding if self.head == Head::Only => vec![Piece::whole("lm_head.weight", arch.vocab)],
             Role::TokenEmbedding => outer("embed_tokens.weight", arch.vocab),
             Role::AttentionNorm => one("input_layernorm.weight", dim),
@@ -191,6 +230,7 @@ impl Layout {
             Role::QkvBias => qkv("bias"),
             Role::AttentionOut => one("self_attn.o_proj.weight", dim),
             Role::AttentionOutBias => one("self_attn.o_proj.bias", dim),
+            Role::MlpNorm if arch.output_norms => one("pre_feedforward_layernorm.weight", dim),
             Role::MlpNorm => one("post_attention_layernorm.weight", dim),
             Role::MlpNormBias => one("post_attention_layernorm.bias", dim),
             Role::MlpUp => up("weight"),
@@ -200,9 +240,17 @@ impl Layout {
             Role::FinalNorm => outer("norm.weight", dim),
             Role::FinalNormBias => outer("norm.bias", dim),
             Role::Head => vec![Piece { unit_rows: self.unit_head, ..Piece::whole("lm_head.weight", arch.vocab) }],
+            Role::QueryNorm => one("self_attn.q_norm.weight", arch.head_dim),
+            Role::KeyNorm => one("self_attn.k_norm.weight", arch.head_dim),
+            Role::AttentionOutNorm => one("post_attention_layernorm.weight", dim),
+            Role::MlpOutNorm => one("post_feedforward_layernorm.weight", dim),
             // Computed, or not of this layout.
             _ => Vec::new(),
+        };
+        if spec.role.is_norm() {
+            pieces.iter_mut().for_each(|piece| piece.offset = self.norm_offset);
         }
+        pieces
     }
 
     /// The same rows, with the factor of the queries' rotated dimensions.
@@ -227,6 +275,6 @@ impl Layout {
 
     /// Rotary frequencies that older versions stored, and the copy of a tied head.
     fn ignorable(&self, name: &str) -> bool {
-        name.ends_with(".rotary_emb.inv_freq") || (self.head == Head::Tied && name == "lm_head.weight")
+        name.ends_with(".rotary_emb.inv_freq") || self.head.repeats(name, "lm_head.weight")
     }
 }

@@ -1,7 +1,7 @@
 //! Mistral: LLaMA whose attention sees a window of positions only.
 
 use super::llama::Draft;
-use super::{Family, Names, rope, sliding_window};
+use super::{Family, Names, rope, sliding_window, windows};
 use crate::Result;
 use crate::config::Config;
 use crate::recipe::Recipe;
@@ -14,7 +14,7 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     let mut draft = Draft::read(names, config, &own, rope::Variant::default())?;
     draft.arch.norm_eps = config.number("rms_norm_eps")?.unwrap_or(1e-6) as f32;
     if let Some(window) = sliding_window(config, Some(4096))? {
-        draft.cut_to_window(config, window)?;
+        windows::apply(&mut draft.arch, config, window, 0)?;
     }
     draft.assemble(FAMILY.name, names, config)
 }

@@ -17,17 +17,26 @@ use crate::recipe::{self, Part, Recipe};
 use crate::source::{Overrides, Source};
 use crate::{Error, Result};
 
+mod alibi;
 mod baichuan;
+mod falcon;
+mod gemma;
 mod gpt2;
 mod gpt_bigcode;
+mod gpt_neox;
+mod gptj;
 mod llama;
 mod mistral;
 mod nanogpt;
 mod opt;
+mod phi;
 mod phi3;
 mod qwen2;
+mod qwen3;
 mod rope;
+mod spelling;
 mod stablelm;
+mod windows;
 
 /// A family with a name in transformers.
 struct Family {
@@ -39,16 +48,24 @@ struct Family {
 }
 
 /// All of them; nanoGPT is recognised by its tensors.
-const FAMILIES: [Family; 9] = [
+const FAMILIES: [Family; 17] = [
     llama::FAMILY,
-    qwen2::FAMILY,
     mistral::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+    gemma::FIRST,
+    gemma::SECOND,
+    gemma::THIRD,
+    phi::FAMILY,
     phi3::FAMILY,
     stablelm::FAMILY,
     baichuan::FAMILY,
     gpt2::FAMILY,
     gpt_bigcode::FAMILY,
     opt::FAMILY,
+    gpt_neox::FAMILY,
+    gptj::FAMILY,
+    falcon::FAMILY,
 ];
 
 /// Recognises a checkpoint's family and makes its recipe.
@@ -78,10 +95,14 @@ pub fn recognise(source: &Source) -> Result<Recipe> {
         Some(name) => family.name == name,
         None => architectures.iter().any(|name| family.classes.contains(name)),
     });
-    if source.overrides.normalize_head.is_some() && family.is_none_or(|family| family.name != baichuan::FAMILY.name) {
-        return Err(Error::Usage(
-            "--normalize-head is for baichuan only: the others' heads are never normalised".into(),
-        ));
+    let flags = [
+        ("--normalize-head", source.overrides.normalize_head.is_some()),
+        ("--alibi", source.overrides.alibi.is_some()),
+    ];
+    if let Some((flag, _)) = flags.iter().find(|(_, given)| *given)
+        && family.is_none_or(|family| family.name != baichuan::FAMILY.name)
+    {
+        return Err(Error::Usage(format!("{flag} is for baichuan only: other families leave no doubt")));
     }
     if let Some(family) = family {
         return match architectures.iter().find(|name| !family.classes.contains(name)) {
@@ -174,6 +195,17 @@ enum Head {
     Only,
 }
 
+impl Head {
+    fn is_tied(self) -> bool {
+        self != Head::Own
+    }
+
+    /// Whether a tensor named `name` is a copy of the embedding under the head's name, `head`.
+    fn repeats(self, name: &str, head: &str) -> bool {
+        self == Head::Tied && name == head
+    }
+}
+
 /// Rows of one stored tensor, in a family's spelling.
 struct Piece {
     name: String,
@@ -185,12 +217,26 @@ struct Piece {
     scale: f32,
     /// Rows are brought to unit length.
     unit_rows: bool,
+    /// Added to every value.
+    offset: f32,
+    /// Rotary pairs are stored as neighbours.
+    interleaved: Option<recipe::Interleaved>,
 }
 
 impl Piece {
     /// A whole tensor of `rows` rows; a vector's elements are its rows.
     fn whole(name: impl Into<String>, rows: u32) -> Self {
-        Piece { name: name.into(), first_row: 0, rows, of: rows, transposed: false, scale: 1.0, unit_rows: false }
+        Piece {
+            name: name.into(),
+            first_row: 0,
+            rows,
+            of: rows,
+            transposed: false,
+            scale: 1.0,
+            unit_rows: false,
+            offset: 0.0,
+            interleaved: None,
+        }
     }
 
     /// `rows` of its rows from `first` on.
@@ -203,9 +249,9 @@ impl Piece {
 struct Plan<'a> {
     family: &'static str,
     arch: Arch,
-    /// Radians per position of each rotated pair; no values without RoPE.
-    frequencies: recipe::Source,
-    /// Pieces of the tensors that are stored: all but rotary frequencies and key means.
+    /// What the configuration gives: rotary frequencies, slopes.
+    computed: Vec<(Role, recipe::Source)>,
+    /// Pieces of the tensors that are stored.
     pieces: &'a dyn Fn(TensorSpec) -> Vec<Piece>,
     /// Whether a tensor of that name may be left over.
     ignorable: &'a dyn Fn(&str) -> bool,
@@ -240,9 +286,10 @@ impl Plan<'_> {
                             first_row: piece.first_row as usize,
                             rows: piece.rows as usize,
                             transposed: piece.transposed && spec.kind == Kind::Matrix,
-                            interleaved: None,
+                            interleaved: piece.interleaved,
                             scale: piece.scale,
                             unit_rows: piece.unit_rows,
+                            offset: piece.offset,
                         });
                     }
                 }
@@ -276,9 +323,10 @@ impl Plan<'_> {
         let tensors = parts
             .into_iter()
             .map(|(spec, parts)| {
-                let source = match spec.role {
-                    Role::RopeFrequencies => self.frequencies.clone(),
-                    Role::KeyMean => recipe::Source::Values(vec![0.0; spec.cols as usize]),
+                let computed = self.computed.iter().find(|(role, _)| *role == spec.role);
+                let source = match (spec.role, computed) {
+                    (_, Some((_, source))) => source.clone(),
+                    (Role::KeyMean, None) => recipe::Source::Values(vec![0.0; spec.cols as usize]),
                     _ => recipe::Source::Parts(parts),
                 };
                 recipe::Tensor { spec, source }
@@ -347,6 +395,15 @@ fn fixed(config: &Config, field: &str, value: bool) -> Result<()> {
 /// configuration says nothing.
 fn sliding_window(config: &Config, default: Option<u32>) -> Result<Option<u32>> {
     Ok(config.integer("sliding_window")?.or(default.filter(|_| !config.names("sliding_window"))))
+}
+
+/// Width of the residual stream, heads, and the width of each, which divides evenly.
+fn heads_of(config: &Config, dim_field: &str, heads_field: &str) -> Result<(u32, u32, u32)> {
+    let (dim, heads) = (config.required(dim_field)?, config.required(heads_field)?);
+    if heads == 0 || dim % heads != 0 {
+        return Err(config.error(heads_field, format!("a divisor of {dim_field}, {dim}")));
+    }
+    Ok((dim, heads, dim / heads))
 }
 
 /// `1/√head_dim`, rounded once.

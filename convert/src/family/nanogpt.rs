@@ -8,7 +8,7 @@ use thumbformer::arch::{Activation, Arch, Biases, TensorSpec};
 use super::gpt2::{Fused, Layout};
 use super::{Names, Plan, inverse_sqrt, validated};
 use crate::config::Config;
-use crate::recipe::{Recipe, Source};
+use crate::recipe::Recipe;
 use crate::{Error, Result};
 
 /// Fields of `model_args`, and of the training configuration where a file holds all of it.
@@ -111,6 +111,6 @@ pub(super) fn recipe(names: &Names<'_>, config: Option<&Config>) -> Result<Recip
     let layout = Layout { prefix: "transformer.", transposed: false, scale_by_layer: false, fused: Fused::Whole, head };
     let pieces = |spec: TensorSpec| layout.pieces(&arch, names, spec);
     let ignorable = |name: &str| layout.ignorable(name);
-    let frequencies = Source::Values(Vec::new());
-    Plan { family: "nanogpt", arch, frequencies, pieces: &pieces, ignorable: &ignorable, notes }.assemble(names)
+    Plan { family: "nanogpt", arch, computed: Vec::new(), pieces: &pieces, ignorable: &ignorable, notes }
+        .assemble(names)
 }

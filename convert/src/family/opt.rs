@@ -1,11 +1,11 @@
 //! OPT: GPT-2 with ReLU and separate projections, whose positions begin at the third row of their table.
 
-use thumbformer::arch::{Activation, Arch, Biases, Role, TensorSpec};
+use thumbformer::arch::{Activation, Arch, Biases, Norm, Position, Role, TensorSpec};
 
 use super::{Family, Head, Names, Piece, Plan, activation, fixed, inverse_sqrt, validated};
 use crate::Result;
 use crate::config::Config;
-use crate::recipe::{Recipe, Source};
+use crate::recipe::Recipe;
 use crate::source::Overrides;
 
 pub(super) const FAMILY: Family = Family { name: "opt", classes: &["OPTForCausalLM", "OPTModel"], recipe };
@@ -59,18 +59,22 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
         head_dim: dim / heads,
         hidden: config.required("ffn_dim")?,
         context: config.required("max_position_embeddings")?,
+        norm: Norm::Layer,
         norm_eps: 1e-5,
+        position: Position::Learned,
+        rotary_dim: 0,
         activation: activation(config, "activation_function", Activation::Relu)?,
+        gated: false,
         biases: Biases { norm: true, qkv: bias, attention_out: bias, mlp: bias, head: false },
-        tied_head: head != Head::Own,
+        tied_head: head.is_tied(),
         attention_scale: inverse_sqrt(dim / heads),
         ..Arch::PLAIN
     };
     let arch = validated(arch, config.path())?;
     let pieces = |spec: TensorSpec| pieces(prefix, head, &arch, spec);
     let ignorable = |name: &str| head == Head::Tied && name == "lm_head.weight";
-    let frequencies = Source::Values(Vec::new());
-    Plan { family: FAMILY.name, arch, frequencies, pieces: &pieces, ignorable: &ignorable, notes }.assemble(names)
+    Plan { family: FAMILY.name, arch, computed: Vec::new(), pieces: &pieces, ignorable: &ignorable, notes }
+        .assemble(names)
 }
 
 /// Where each tensor of the record comes from.
@@ -104,7 +108,6 @@ fn pieces(prefix: &str, head: Head, arch: &Arch, spec: TensorSpec) -> Vec<Piece>
         Role::FinalNorm => outer("final_layer_norm.weight", dim),
         Role::FinalNormBias => outer("final_layer_norm.bias", dim),
         Role::Head => vec![Piece::whole("lm_head.weight", arch.vocab)],
-        // Computed, or not of this family.
         _ => Vec::new(),
     }
 }

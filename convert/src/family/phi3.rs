@@ -2,7 +2,7 @@
 //! contexts and a window for the short ones.
 
 use super::llama::Draft;
-use super::{Family, Names, rope, sliding_window};
+use super::{Family, Names, rope, sliding_window, windows};
 use crate::Result;
 use crate::config::Config;
 use crate::recipe::Recipe;
@@ -19,7 +19,7 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     draft.layout.fused_qkv = Some("self_attn.qkv_proj");
     draft.layout.fused_up = Some("mlp.gate_up_proj");
     if let Some(window) = sliding_window(config, None)? {
-        draft.cut_to_window(config, window)?;
+        windows::apply(&mut draft.arch, config, window, 0)?;
     }
     draft.assemble(FAMILY.name, names, config)
 }

@@ -10,10 +10,19 @@ use crate::source::Overrides;
 pub(super) const FAMILY: Family = Family { name: "qwen2", classes: &["Qwen2ForCausalLM", "Qwen2Model"], recipe };
 
 fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
-    let own = ["layer_types", "max_window_layers", "rms_norm_eps", "sliding_window", "use_sliding_window"];
-    let mut draft = Draft::read(names, config, &own, rope::Variant::default())?;
-    draft.arch.norm_eps = config.number("rms_norm_eps")?.unwrap_or(1e-6) as f32;
+    let mut draft = Draft::read(names, config, &FIELDS, rope::Variant::default())?;
     draft.arch.biases.qkv = true;
+    common(&mut draft, config)?;
+    draft.assemble(FAMILY.name, names, config)
+}
+
+/// Fields that Qwen3 has too.
+pub(super) const FIELDS: [&str; 5] =
+    ["layer_types", "max_window_layers", "rms_norm_eps", "sliding_window", "use_sliding_window"];
+
+/// What Qwen3 has too.
+pub(super) fn common(draft: &mut Draft, config: &Config) -> Result<()> {
+    draft.arch.norm_eps = config.number("rms_norm_eps")?.unwrap_or(1e-6) as f32;
     let window = match config.boolean("use_sliding_window")? {
         Some(true) => sliding_window(config, Some(4096))?,
         _ => None,
@@ -28,7 +37,7 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
             None => {}
         }
     }
-    draft.assemble(FAMILY.name, names, config)
+    Ok(())
 }
 
 /// Whether any layer has the window, if there is one.

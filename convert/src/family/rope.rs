@@ -119,6 +119,25 @@ impl Rope {
         Ok(rope)
     }
 
+    /// RoPE as it was first described, on `rotary_dim` dimensions of each head.
+    pub(super) fn plain(rotary_dim: u32) -> Self {
+        Rope { theta: DEFAULT_THETA, rotary_dim, rule: Rule::Plain }
+    }
+
+    /// `1/√head_dim` with the rule's factor, for families that do not scale a part of their queries.
+    ///
+    /// # Errors
+    /// A rule with a factor where only a part of each head rotates.
+    pub(super) fn attention_scale(&self, config: &Config, head_dim: u32) -> Result<f32> {
+        let factor = self.score_factor();
+        if factor != 1.0 && self.rotary_dim != head_dim {
+            return Err(
+                config.error("rope_scaling", "a rule without an attention factor: only a part of a head rotates")
+            );
+        }
+        Ok((factor / f64::from(head_dim).sqrt()) as f32)
+    }
+
     /// Factor of all attention scores' rotated part: YaRN and LongRoPE multiply sine and cosine of queries and keys by
     /// its root.
     pub(super) fn score_factor(&self) -> f64 {

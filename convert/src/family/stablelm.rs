@@ -1,6 +1,6 @@
 //! StableLM: LLaMA with LayerNorm, and RoPE in a quarter of each head.
 
-use thumbformer::arch::Norm;
+use thumbformer::arch::{Norm, Wiring};
 
 use super::llama::Draft;
 use super::{Family, Names, fixed, rope};
@@ -16,8 +16,10 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     let own = ["layer_norm_eps", "qk_layernorm", "use_parallel_residual", "use_qkv_bias"];
     let variant = rope::Variant { partial: Some(0.25), ..rope::Variant::default() };
     let mut draft = Draft::read(names, config, &own, variant)?;
-    fixed(config, "use_parallel_residual", false)?;
     fixed(config, "qk_layernorm", false)?;
+    if config.boolean("use_parallel_residual")?.unwrap_or(false) {
+        draft.arch.wiring = Wiring::ParallelOneNorm;
+    }
     draft.arch.norm = Norm::Layer;
     draft.arch.norm_eps = config.number("layer_norm_eps")?.unwrap_or(1e-5) as f32;
     draft.arch.biases.norm = true;

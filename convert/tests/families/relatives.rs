@@ -95,24 +95,24 @@ fn qwen2s_window_limits_the_context_where_it_is_used() {
 }
 
 #[test]
-fn mistrals_window_limits_the_context() {
+fn mistrals_window_is_that_of_all_layers() {
     let tensors = llama_tensors(false);
     let config = named("mistral", "MistralForCausalLM");
     let llama = Tiny::new(&tensors, Some(&llama_config())).recipe().expect("a recipe").arch;
     let long = set(config.clone(), "max_position_embeddings", json!(8192));
-    for (config, context) in [
-        (config.clone(), 16),
-        (set(config.clone(), "sliding_window", json!(7)), 7),
-        (set(config.clone(), "sliding_window", json!(16)), 16),
-        (set(config.clone(), "sliding_window", json!(17)), 16),
+    for (config, context, window) in [
+        (config.clone(), 16, 0),
+        (set(config.clone(), "sliding_window", json!(7)), 16, 7),
+        // Windows that hide nothing.
+        (set(config.clone(), "sliding_window", json!(16)), 16, 0),
+        (set(config.clone(), "sliding_window", json!(17)), 16, 0),
         // Left out, it is 4096; `null` is none.
-        (long.clone(), 4096),
-        (set(long, "sliding_window", Value::Null), 8192),
+        (long.clone(), 8192, 4096),
+        (set(long, "sliding_window", Value::Null), 8192, 0),
     ] {
-        let trained = config["max_position_embeddings"].as_u64().expect("an integer");
         let (arch, notes) = arch(&tensors, &config);
-        assert_eq!(arch, Arch { context, ..llama });
-        assert_eq!(notes.len(), usize::from(u64::from(context) < trained));
+        assert_eq!(arch, Arch { context, window, ..llama });
+        assert_eq!(notes.len(), 0);
     }
     for (field, value, words) in [
         ("sliding_window", json!(0), ["sliding_window", "positive"]),
@@ -151,7 +151,7 @@ fn phi3_is_llama_with_fused_projections() {
     assert_eq!(tiny.read(Role::MlpUp, 0), tensors.all("model.layers.0.mlp.gate_up_proj.weight"));
     let mut short = config.clone();
     short.as_object_mut().expect("fields").remove("rms_norm_eps");
-    assert_eq!(arch(&tensors, &set(short, "sliding_window", json!(9))).0, Arch { context: 9, ..llama });
+    assert_eq!(arch(&tensors, &set(short, "sliding_window", json!(9))).0, Arch { window: 9, ..llama });
 
     // A part of each head rotates, and that part of the queries is scaled.
     let long = json!({"type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [3.0, 4.0],
@@ -211,7 +211,8 @@ fn stablelm_is_llama_with_layer_norms() {
     assert_eq!(arch(&tensors, &config).0.norm_eps, 1e-5);
 
     for (field, value, words) in [
-        ("use_parallel_residual", json!(true), ["use_parallel_residual", "true", "expected false"]),
+        // Parallel layers have one norm.
+        ("use_parallel_residual", json!(true), ["post_attention_layernorm.bias", "beyond", "stablelm"]),
         ("qk_layernorm", json!(true), ["qk_layernorm", "true", "expected false"]),
         ("use_qkv_bias", json!(true), ["q_proj.bias", "nothing", "[24]"]),
         ("rms_norm_eps", json!(1e-5), ["rms_norm_eps", "0.00001", "no such field"]),
@@ -237,8 +238,9 @@ fn baichuans_head_is_normalised_in_the_second_version() {
     let recipe = tiny.recipe().unwrap_or_else(|error| panic!("{error}"));
     let llama = Tiny::new(&llama_tensors(false), Some(&llama_config())).recipe().expect("a recipe").arch;
     assert_eq!((recipe.family, recipe.arch), ("baichuan", Arch { kv_heads: 4, ..llama }));
-    assert_eq!(recipe.notes.len(), 1);
-    mentions(&recipe.notes[0], &["as it is stored", "class is Baichuan 1's"]);
+    assert_eq!(recipe.notes.len(), 2);
+    mentions(&recipe.notes[0], &["by RoPE", "--alibi yes"]);
+    mentions(&recipe.notes[1], &["as it is stored", "class is Baichuan 1's"]);
     assert_eq!(tiny.read(Role::Qkv, 1), tensors.all("model.layers.1.self_attn.W_pack.weight"));
     let stored = tensors.all("lm_head.weight");
     assert_eq!(tiny.read(Role::Head, 0), stored);
@@ -263,13 +265,34 @@ fn baichuans_head_is_normalised_in_the_second_version() {
         family::recognise(&source)
     };
     let no = with_flag(&tensors, &config("BaichuanForCausalLM"), Some(false)).expect("a recipe");
-    mentions(&no.notes[0], &["as it is stored", "--normalize-head"]);
+    mentions(&no.notes[1], &["as it is stored", "--normalize-head"]);
     let mut nameless = first.clone();
     nameless["architectures"] = Value::Null;
     let yes = with_flag(&tensors, &nameless, Some(true)).expect("a recipe");
-    mentions(&yes.notes[0], &["unit length", "--normalize-head"]);
+    mentions(&yes.notes[1], &["unit length", "--normalize-head"]);
     let error = with_flag(&tensors, &nameless, None).expect_err("unknown").to_string();
     mentions(&error, &["config.json", "vocab_size 11", "--normalize-head yes"]);
+    // ALiBi: the larger models' sizes, their name of the context, or what somebody says.
+    let alibi = |config: &Value, alibi: Option<bool>| {
+        let tiny = Tiny::new(&tensors, Some(config));
+        let overrides = Overrides { alibi, ..Overrides::default() };
+        family::recognise(&Source::find(tiny.folder.path(), &overrides).expect("a source")).expect("a recipe")
+    };
+    let mut longest = first.clone();
+    longest["model_max_length"] = json!(12);
+    longest.as_object_mut().expect("fields").remove("max_position_embeddings");
+    for (config, flag, words) in [
+        (&longest, None, ["by ALiBi", "model_max_length"]),
+        (&set(first.clone(), "alibi", json!(true)), None, ["by ALiBi", "configuration"]),
+        (&first, Some(true), ["by ALiBi", "--alibi"]),
+        (&longest, Some(false), ["by RoPE", "--alibi"]),
+    ] {
+        let recipe = alibi(config, flag);
+        mentions(&recipe.notes[0], &words);
+        let slopes = recipe.tensors.iter().filter(|tensor| tensor.spec.role == Role::AlibiSlopes).count();
+        assert_eq!(slopes, usize::from(words[0] == "by ALiBi"));
+        assert_eq!(recipe.arch.context, if config == &longest { 12 } else { 16 });
+    }
     let error = with_flag(&llama_tensors(false), &llama_config(), Some(true)).expect_err("LLaMA").to_string();
     mentions(&error, &["--normalize-head", "baichuan only"]);
     // The vocabularies of the published models.
@@ -282,14 +305,12 @@ fn baichuans_head_is_normalised_in_the_second_version() {
         with_flag(&tensors, &set(config(class), "vocab_size", json!(vocab)), None)
     };
     let second = vocabulary("BaichuanForCausalLM", 125_696).expect("a recipe");
-    mentions(&second.notes[0], &["unit length", "vocabulary is Baichuan 2's"]);
+    mentions(&second.notes[1], &["unit length", "vocabulary is Baichuan 2's"]);
     let error = vocabulary("BaichuanForCausalLM", 64_000).expect_err("a contradiction").to_string();
     mentions(&error, &["vocab_size 64000", "--normalize-head"]);
 
     for (field, value, words) in [
-        ("hidden_size", json!(5120), ["hidden_size", "5120", "ALiBi"]),
-        ("num_hidden_layers", json!(40), ["num_hidden_layers", "40", "ALiBi"]),
-        ("alibi", json!(true), ["alibi", "true", "not supported yet"]),
+        ("alibi", json!("yes"), ["alibi", "yes", "true or false"]),
         ("rope_theta", json!(5e5), ["rope_theta", "500000", "10000"]),
         ("rope_scaling", json!({"type": "linear", "factor": 2.0}), ["rope_scaling", "linear", "10000"]),
         ("max_position_embeddings", Value::Null, ["max_position_embeddings", "nothing", "an integer"]),
