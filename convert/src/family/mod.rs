@@ -17,13 +17,16 @@ use crate::recipe::{self, Part, Recipe};
 use crate::source::Source;
 use crate::{Error, Result};
 
+mod bert;
+mod distilbert;
+mod encoder;
 mod gpt2;
 mod llama;
 mod nanogpt;
 mod rope;
 
 /// The families, as errors list them.
-const KNOWN: &str = "llama, gpt2, nanoGPT";
+const KNOWN: &str = "llama, gpt2, nanoGPT, bert, distilbert, roberta, xlm-roberta";
 
 /// Recognises a checkpoint's family and makes its recipe.
 ///
@@ -60,6 +63,18 @@ pub fn recognise(source: &Source) -> Result<Recipe> {
     } else if of("gpt2", &gpt2::CLASSES)? {
         checked(&gpt2::CLASSES)?;
         gpt2::recipe(&names, config)
+    } else if of("bert", &bert::CLASSES)? {
+        checked(&bert::CLASSES)?;
+        bert::bert(&names, config)
+    } else if of("roberta", &bert::ROBERTA_CLASSES)? {
+        checked(&bert::ROBERTA_CLASSES)?;
+        bert::roberta(&names, config, "roberta")
+    } else if of("xlm-roberta", &bert::XLM_ROBERTA_CLASSES)? {
+        checked(&bert::XLM_ROBERTA_CLASSES)?;
+        bert::roberta(&names, config, "xlm-roberta")
+    } else if of("distilbert", &distilbert::CLASSES)? {
+        checked(&distilbert::CLASSES)?;
+        distilbert::recipe(&names, config)
     } else if let Some(model_type) = config.string("model_type")? {
         Err(unknown(format!("model_type `{model_type}`")))
     } else if !architectures.is_empty() {
