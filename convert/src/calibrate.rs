@@ -2,10 +2,13 @@
 //!
 //! Keys of one head point much the same way, and softmax cannot see what they share. Subtracting the mean before keys are
 //! rounded to eight bits removes most of their error. The mean is taken over keys of text that the user gives, or of
-//! tokens that the model generates itself, read back from the cache of the very blob that is being made.
+//! tokens that the model generates itself, read back from the cache of the very blob that is being made. An encoder
+//! generates nothing: it is shown random tokens, whose keys share what all keys of a head share.
 
+use thumbformer::arch::Arch;
 use thumbformer::decode::argmax;
 use thumbformer::kernel::pool::Pool;
+use thumbformer::session::Keys;
 use thumbformer::workers::Workers;
 use thumbformer::{Backend, Limits, Model, Plan, Session, SessionError, math};
 
@@ -16,6 +19,8 @@ use crate::{Error, Result};
 /// Tokens worth measuring on. For a large model fewer are generated, because each costs a pass over all weights.
 const TOKENS: usize = 256;
 const FEWEST_TOKENS: usize = 48;
+/// Tokens that an encoder is shown at a time.
+const ENCODED: usize = 128;
 /// Weights that may be read to generate them.
 const BUDGET: u64 = 20_000_000_000;
 
@@ -46,6 +51,23 @@ pub fn mean_keys(model: Model<'_>, text: &Text) -> Result<Vec<Vec<f32>>> {
     let session = Session::with(model, &plan, &mut cache, &mut scratch, Backend::detect(), pool);
     let mut session = session.map_err(|e| usage(&e))?;
     let mut sum = Sum::new(&session);
+    if arch.is_encoder() {
+        let random;
+        let ids = match text {
+            Text::Given(ids) => ids,
+            Text::Generated { seed } => {
+                random = random_tokens(&arch, *seed);
+                &random
+            }
+        };
+        for window in ids.chunks(ENCODED.min(context as usize)) {
+            session
+                .encode_with(window, &[], |layer, keys| sum.add_layer(layer, window.len(), keys))
+                .map_err(|e| usage(&e))?;
+            sum.positions += window.len();
+        }
+        return Ok(sum.means());
+    }
     match text {
         Text::Given(ids) => {
             for window in ids.chunks(context as usize) {
@@ -61,6 +83,13 @@ pub fn mean_keys(model: Model<'_>, text: &Text) -> Result<Vec<Vec<f32>>> {
         }
     }
     Ok(sum.means())
+}
+
+/// Tokens of any kind.
+fn random_tokens(arch: &Arch, seed: u64) -> Vec<u32> {
+    let mut random = SplitMix64(seed);
+    let largest = arch.vocab - 1;
+    (0..TOKENS).map(|_| ((random.next_f32() * arch.vocab as f32) as u32).min(largest)).collect()
 }
 
 /// Lets a model talk to itself for `tokens` tokens: sequences from its start token to an end token or a full context, each
@@ -144,6 +173,18 @@ impl Sum {
             }
         }
         self.positions += session.position();
+    }
+
+    /// Adds the keys of one layer of an encoder.
+    fn add_layer(&mut self, layer: u32, tokens: usize, mut keys: Keys<'_, '_>) {
+        let heads = self.keys.len() / self.layers;
+        let mut key = vec![0f32; self.head_dim];
+        for (head, sum) in (0u32..).zip(self.keys.iter_mut().skip(layer as usize * heads).take(heads)) {
+            for position in 0..tokens {
+                keys.read(head, position, &mut key);
+                sum.iter_mut().zip(&key).for_each(|(sum, key)| *sum += f64::from(*key));
+            }
+        }
     }
 
     fn means(self) -> Vec<Vec<f32>> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use thumbformer::Model;
 use thumbformer::arch::{Arch, Role, TensorSpec};
-use thumbformer::blob::header::{HEADER_BYTES, MAX_END_TOKENS, SpecialTokens};
+use thumbformer::blob::header::{HEADER_BYTES, MAX_END_TOKENS, Pooling, SpecialTokens};
 use thumbformer::packing::{Layout, Packing};
 use thumbformer::tokenizer::EncodeOptions;
 
@@ -22,7 +22,7 @@ use crate::recipe::Recipe;
 use crate::source::{Overrides, Source};
 use crate::tokenizer::{self, Packed};
 use crate::writer::{Plan, TensorReport, Weights};
-use crate::{Error, Result, family, mapped};
+use crate::{Error, Result, family, mapped, sentence};
 
 /// What the user can choose.
 #[derive(Clone, Debug)]
@@ -91,6 +91,8 @@ pub struct Prepared {
     pub tokenizer: Option<Packed>,
     /// Tokens that start and end sequences.
     pub special: SpecialTokens,
+    /// How one vector is made of a text's: an encoder's, as sentence-transformers' files beside it say.
+    pub pooling: Pooling,
     /// Things the user should know, one line each.
     pub notes: Vec<String>,
     options: Options,
@@ -142,7 +144,9 @@ impl Prepared {
             Calibration::File(path) => read_calibration(path, tokenizer.as_ref())?,
             _ => Vec::new(),
         };
-        Ok(Self { source, recipe, tokenizer, special, notes, options, calibration })
+        let pooling = if recipe.arch.causal { None } else { sentence::pooling(&source.folder)? };
+        let pooling = pooling.unwrap_or_default();
+        Ok(Self { source, recipe, tokenizer, special, pooling, notes, options, calibration })
     }
 
     fn plan(&self) -> Plan<'_> {
@@ -150,6 +154,7 @@ impl Prepared {
             arch: self.recipe.arch,
             packing: self.options.packing,
             special: self.special,
+            pooling: self.pooling,
             tokenizer: self.tokenizer.as_ref().map_or(&[], |t| &t.section),
         }
     }
@@ -338,10 +343,11 @@ fn special_tokens(
     notes: &mut Vec<String>,
 ) -> Result<SpecialTokens> {
     let named = source.special_tokens(arch.vocab)?;
+    let mask = tokenizer.and_then(|packed| packed.mask).filter(|_| !arch.causal);
     let tokenizer = tokenizer.map(Packed::tokenizer).transpose()?;
     let start = named.bos.or(tokenizer.and_then(|t| t.bos()));
     let mut end = if named.eos.is_empty() { tokenizer.and_then(|t| t.eos()).into_iter().collect() } else { named.eos };
-    if end.is_empty() {
+    if end.is_empty() && arch.causal {
         notes
             .push("no end token is named: generation stops at the token limit, a stop string or a full context".into());
     }
@@ -349,5 +355,7 @@ fn special_tokens(
         notes.push(format!("{} end tokens are named, the first {MAX_END_TOKENS} are kept", end.len()));
         end.truncate(MAX_END_TOKENS);
     }
-    SpecialTokens::new(start, &end).ok_or_else(|| Error::Usage("too many end tokens".into()))
+    let mut special = SpecialTokens::new(start, &end).ok_or_else(|| Error::Usage("too many end tokens".into()))?;
+    special.mask = mask;
+    Ok(special)
 }

@@ -13,6 +13,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, PI};
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use thumbformer::SessionError;
 use thumbformer::arch::{Activation, Arch, Norm, Position, Role, TensorSpec};
 
 use crate::checkpoint::Checkpoint;
@@ -50,8 +51,13 @@ struct Weights {
     window_rope_frequencies: Vec<f32>,
     /// One for each head, empty without ALiBi.
     alibi_slopes: Vec<f32>,
+    /// `token_types × dim`, empty without token types
+    token_type_embedding: Vec<f32>,
+    embedding_norm: Option<Scale>,
     layers: Vec<Layer>,
-    final_norm: Scale,
+    /// `None` where every layer ends with a norm
+    final_norm: Option<Scale>,
+    head_transform: Option<(Linear, Scale)>,
     /// `None` if tied
     head: Option<Linear>,
     head_bias: Option<Vec<f32>>,
@@ -137,13 +143,13 @@ impl Reference {
     /// `visit(position, logits)` with `vocab` logits.
     ///
     /// # Errors
-    /// An id outside the vocabulary or more tokens than the context has room for; nothing is appended then.
+    /// An encoder, an id outside the vocabulary or more tokens than the context has room for; nothing is appended then.
     pub fn forward(&mut self, ids: &[u32], visit: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
         self.check(ids)?;
         let (dim, vocab) = (self.arch().dim as usize, self.arch().vocab as usize);
         for block in ids.chunks(BLOCK) {
             let first = self.position;
-            let x = self.hidden(block);
+            let x = self.hidden(block, &[]);
             for (i, x) in x.chunks(LOGITS * dim).enumerate() {
                 for (j, logits) in self.weights.logits(x).chunks(vocab).enumerate() {
                     visit(first + LOGITS * i + j, logits);
@@ -162,10 +168,46 @@ impl Reference {
         self.check(ids)?;
         let mut last = None;
         for block in ids.chunks(BLOCK) {
-            last = Some(self.hidden(block));
+            last = Some(self.hidden(block, &[]));
         }
         let x = last.ok_or_else(|| Error::Usage("no token was given: logits need at least one".into()))?;
         Ok(self.weights.logits(&x[x.len() - self.arch().dim as usize..]))
+    }
+
+    /// Takes in a text, in place of the one before, and returns a vector for each token, `tokens × dim`. Without
+    /// `token_types` all are 0.
+    ///
+    /// # Errors
+    /// As [`thumbformer::Session::encode`].
+    pub fn encode(&mut self, ids: &[u32], token_types: &[u8]) -> Result<Vec<f32>> {
+        let arch = *self.arch();
+        if arch.causal {
+            return Err(SessionError::Decoder.into());
+        }
+        let (types, expected) = (arch.token_types.max(1), ids.len());
+        if !token_types.is_empty() && token_types.len() != expected {
+            return Err(SessionError::TokenTypes { found: token_types.len(), expected }.into());
+        }
+        if let Some((index, &found)) = token_types.iter().enumerate().find(|&(_, &found)| u32::from(found) >= types) {
+            return Err(SessionError::TokenType { index, found, types }.into());
+        }
+        self.reset();
+        self.check_tokens(ids)?;
+        if ids.is_empty() {
+            return Err(SessionError::NoTokens.into());
+        }
+        Ok(self.hidden(ids, token_types))
+    }
+
+    /// The logits of an encoder's vectors, `tokens × vocab`.
+    ///
+    /// # Errors
+    /// The model has no head.
+    pub fn token_logits(&self, hidden: &[f32]) -> Result<Vec<f32>> {
+        if self.arch().headless {
+            return Err(SessionError::Headless.into());
+        }
+        Ok(self.weights.logits(hidden))
     }
 
     /// The mean key of all positions seen, after rotation: for each layer `kv_heads·head_dim` values
@@ -192,6 +234,10 @@ impl Reference {
     }
 
     fn check(&self, ids: &[u32]) -> Result<()> {
+        if self.arch().causal { self.check_tokens(ids) } else { Err(SessionError::Encoder.into()) }
+    }
+
+    fn check_tokens(&self, ids: &[u32]) -> Result<()> {
         let arch = self.arch();
         if let Some((index, id)) = ids.iter().enumerate().find(|(_, id)| **id >= arch.vocab) {
             let vocab = arch.vocab;
@@ -207,26 +253,28 @@ impl Reference {
     }
 
     /// Runs new tokens through all layers and the final norm: `tokens × dim`.
-    fn hidden(&mut self, ids: &[u32]) -> Vec<f32> {
+    fn hidden(&mut self, ids: &[u32], token_types: &[u8]) -> Vec<f32> {
         let weights = Arc::clone(&self.weights);
         let arch = &weights.arch;
-        let mut x = weights.embed(ids, self.position);
+        let mut x = weights.embed(ids, token_types, self.position);
         for (index, (layer, cache)) in (0..).zip(weights.layers.iter().zip(&mut self.cache)) {
             let input = if arch.is_parallel() { x.clone() } else { Vec::new() };
-            let mut qkv = layer.qkv.apply(&layer.attention_norm.apply(arch, &x));
+            let mut qkv = layer.qkv.apply(&layer.attention_norm.before(arch, &x));
             layer.norm_heads(arch, &mut qkv);
             weights.rotate(index, &mut qkv, self.position);
             cache.append(arch, &qkv);
             let window = if arch.windowed(index) { arch.window as usize } else { usize::MAX };
             let mixed = attention(arch, &weights.alibi_slopes, window, &qkv, cache, self.position);
             add(&mut x, &normed(arch, &layer.attention_out_norm, layer.attention_out.apply(&mixed)));
+            layer.attention_norm.behind(arch, &mut x);
 
             let norm = layer.mlp_norm.as_ref().unwrap_or(&layer.attention_norm);
-            let up = layer.mlp_up.apply(&norm.apply(arch, if arch.is_parallel() { &input } else { &x }));
-            add(&mut x, &normed(arch, &layer.mlp_out_norm, layer.mlp_down.apply(&activate(arch, up))));
+            let up = layer.mlp_up.apply(&norm.before(arch, if arch.is_parallel() { &input } else { &x }));
+            add(&mut x, &normed(arch, &layer.mlp_out_norm, layer.mlp_down.apply(&activate(arch, arch.gated, up))));
+            norm.behind(arch, &mut x);
         }
         self.position += ids.len();
-        weights.final_norm.apply(arch, &x)
+        weights.final_norm.as_ref().map_or_else(|| x.clone(), |norm| norm.apply(arch, &x))
     }
 }
 
@@ -244,14 +292,20 @@ impl Weights {
             rope_frequencies: tensors.take(Role::RopeFrequencies, 0)?.unwrap_or_default(),
             window_rope_frequencies: tensors.take(Role::WindowRopeFrequencies, 0)?.unwrap_or_default(),
             alibi_slopes: tensors.take(Role::AlibiSlopes, 0)?.unwrap_or_default(),
+            token_type_embedding: tensors.take(Role::TokenTypeEmbedding, 0)?.unwrap_or_default(),
+            embedding_norm: tensors.scale_if(Role::EmbeddingNorm, Role::EmbeddingNormBias)?,
             layers,
-            final_norm: tensors.scale(Role::FinalNorm, Role::FinalNormBias, 0)?,
+            final_norm: tensors.scale_if(Role::FinalNorm, Role::FinalNormBias)?,
+            head_transform: match tensors.scale_if(Role::HeadTransformNorm, Role::HeadTransformNormBias)? {
+                Some(norm) => Some((tensors.linear(Role::HeadTransform, Some(Role::HeadTransformBias), 0)?, norm)),
+                None => None,
+            },
             head: if arch.tied_head { None } else { Some(tensors.linear(Role::Head, None, 0)?) },
         })
     }
 
-    /// Ids below the vocabulary's size, positions below the context's.
-    fn embed(&self, ids: &[u32], first: usize) -> Vec<f32> {
+    /// Ids below the vocabulary's size, positions below the context's; token types below theirs, 0 where there are none.
+    fn embed(&self, ids: &[u32], token_types: &[u8], first: usize) -> Vec<f32> {
         let dim = self.arch.dim as usize;
         let row = |matrix: &[f32], row: usize| matrix[row * dim..(row + 1) * dim].to_vec();
         let mut x: Vec<f32> = ids.iter().flat_map(|&id| row(&self.token_embedding.weight, id as usize)).collect();
@@ -262,7 +316,13 @@ impl Weights {
             let positions = &self.position_embedding[first * dim..(first + ids.len()) * dim];
             add(&mut x, positions);
         }
-        x
+        if !self.token_type_embedding.is_empty() {
+            let types = token_types.iter().copied().chain(std::iter::repeat(0));
+            for (x, token_type) in x.chunks_mut(dim).zip(types) {
+                add(x, &row(&self.token_type_embedding, token_type.into()));
+            }
+        }
+        self.embedding_norm.as_ref().map_or_else(|| x.clone(), |norm| norm.apply(&self.arch, &x))
     }
 
     /// RoPE on the queries and keys of `qkv`: each pair `(i, i + rotary_dim/2)` of a head turns by
@@ -288,7 +348,13 @@ impl Weights {
 
     /// `tokens × vocab` of `tokens × dim`.
     fn logits(&self, x: &[f32]) -> Vec<f32> {
-        let mut logits = self.head.as_ref().unwrap_or(&self.token_embedding).apply(x);
+        let head = self.head.as_ref().unwrap_or(&self.token_embedding);
+        let mut logits = match &self.head_transform {
+            Some((transform, norm)) => {
+                head.apply(&norm.apply(&self.arch, &activate(&self.arch, false, transform.apply(x))))
+            }
+            None => head.apply(x),
+        };
         if let Some(bias) = &self.head_bias {
             logits.chunks_mut(bias.len()).for_each(|logits| add(logits, bias));
         }
@@ -337,6 +403,18 @@ impl Layer {
 }
 
 impl Scale {
+    /// What a sublayer is given: normalised, unless its sum will be.
+    fn before(&self, arch: &Arch, x: &[f32]) -> Vec<f32> {
+        if arch.post_norm { x.to_vec() } else { self.apply(arch, x) }
+    }
+
+    /// Normalises a sublayer's sum in models that do.
+    fn behind(&self, arch: &Arch, x: &mut Vec<f32>) {
+        if arch.post_norm {
+            *x = self.apply(arch, x);
+        }
+    }
+
     /// LayerNorm: `(x − mean) / √(variance + eps) · weight + bias`; RMSNorm the same with a mean of 0.
     fn apply(&self, arch: &Arch, x: &[f32]) -> Vec<f32> {
         let mut out = x.to_vec();
@@ -407,7 +485,8 @@ fn cap(x: f32, cap: f32) -> f32 {
 }
 
 /// Scaled dot-product attention, `softmax(q·Kᵀ · scale)·V`, of each new token over the last `window` positions up to its
-/// own; `heads / kv_heads` neighbouring query heads share a key and value head. Gives `tokens × heads·head_dim`.
+/// own, or over all that there are if the model is not causal; `heads / kv_heads` neighbouring query heads share a key and
+/// value head. Gives `tokens × heads·head_dim`.
 fn attention(
     arch: &Arch,
     alibi_slopes: &[f32],
@@ -422,7 +501,8 @@ fn attention(
     let mut out = vec![0f32; qkv.len() / width * q_width];
     let tokens = out.par_chunks_mut(q_width).zip(qkv.par_chunks(width)).enumerate();
     tokens.with_min_len(1 + TASK / (q_width * (first + 1))).for_each(|(token, (out, qkv))| {
-        let (own, visible) = (first + token, (first + token + 1) * kv_width);
+        let own = if arch.causal { first + token } else { cache.keys.len() / kv_width - 1 };
+        let visible = (own + 1) * kv_width;
         let earliest = (own + 1).saturating_sub(window);
         for (head, (out, q)) in out.chunks_mut(head_dim).zip(qkv.chunks(head_dim)).enumerate() {
             let start = head / sharing * head_dim;
@@ -453,7 +533,7 @@ fn softmax(z: &mut [f32]) {
 }
 
 /// The MLP between its projections: `act(up)`, or `act(gate) · up` of `[gate | up]`. Gives `tokens × hidden`.
-fn activate(arch: &Arch, mut up: Vec<f32>) -> Vec<f32> {
+fn activate(arch: &Arch, gated: bool, mut up: Vec<f32>) -> Vec<f32> {
     let act = |x: f32| {
         let z = f64::from(x);
         let y = match arch.activation {
@@ -464,7 +544,7 @@ fn activate(arch: &Arch, mut up: Vec<f32>) -> Vec<f32> {
         };
         y as f32
     };
-    if !arch.gated {
+    if !gated {
         up.par_iter_mut().with_min_len(TASK / 16).for_each(|x| *x = act(*x));
         return up;
     }
@@ -537,6 +617,11 @@ impl Tensors {
     /// A norm without a shift, if the record has it.
     fn weight(&mut self, role: Role, layer: u32) -> Result<Option<Scale>> {
         Ok(self.take(role, layer)?.map(|weight| Scale { weight, bias: None }))
+    }
+
+    /// A norm outside the layers, `None` if the record calls for none.
+    fn scale_if(&mut self, weight: Role, bias: Role) -> Result<Option<Scale>> {
+        if self.arch.tensor(weight, 0).is_some() { self.scale(weight, bias, 0).map(Some) } else { Ok(None) }
     }
 
     fn scale(&mut self, weight: Role, bias: Role, layer: u32) -> Result<Scale> {

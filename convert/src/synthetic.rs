@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use thumbformer::arch::{Activation, Arch, Biases, Kind, Norm, Position, Role, TensorSpec};
-use thumbformer::blob::header::SpecialTokens;
+use thumbformer::blob::header::{Pooling, SpecialTokens};
 use thumbformer::packing::Packing;
 
 use crate::memory::AlignedBytes;
@@ -65,7 +65,7 @@ impl Synthetic {
     /// An architecture that breaks its rules.
     pub fn blob(&self, packing: Packing) -> Result<AlignedBytes> {
         let special = SpecialTokens::new(None, &[]).ok_or_else(|| Error::Usage("too many end tokens".into()))?;
-        let plan = Plan { arch: self.arch, packing, special, tokenizer: &[] };
+        let plan = Plan { arch: self.arch, packing, special, pooling: Pooling::Mean, tokenizer: &[] };
         crate::pipeline::in_memory(&plan, self).map(|(blob, _)| blob)
     }
 }

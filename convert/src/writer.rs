@@ -7,7 +7,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 
 use thumbformer::arch::{Arch, Kind, Role, TensorSpec};
-use thumbformer::blob::header::{HEADER_BYTES, Header, SpecialTokens};
+use thumbformer::blob::header::{HEADER_BYTES, Header, Pooling, SpecialTokens};
 use thumbformer::blob::{ALIGN, Entry, crc::crc32, placement, tokenizer_offset};
 use thumbformer::packing::Packing;
 
@@ -44,6 +44,8 @@ pub struct Plan<'a> {
     pub packing: Packing,
     /// Tokens that start and end sequences.
     pub special: SpecialTokens,
+    /// How a text's vectors are pooled.
+    pub pooling: Pooling,
     /// The tokenizer section; empty if there is none.
     pub tokenizer: &'a [u8],
 }
@@ -116,6 +118,7 @@ impl Plan<'_> {
             arch: self.arch,
             packing: self.packing,
             special: self.special,
+            pooling: self.pooling,
             tensor_count: self.arch.tensors().count() as u32,
             tokenizer_len: self.tokenizer_len(),
             file_len: self.file_len(),
@@ -158,7 +161,7 @@ mod tests {
         let weights = Synthetic { arch: synthetic::llama(64, 32, 1, 2, 1, 48, 16), seed: 1 };
         let packing = Packing { layout: Layout::Rows8, group: 32 };
         let special = SpecialTokens::new(None, &[]).unwrap();
-        let plan = Plan { arch: weights.arch, packing, special, tokenizer: &[] };
+        let plan = Plan { arch: weights.arch, packing, special, pooling: Pooling::Mean, tokenizer: &[] };
         for room in [0, 100, 1000, plan.file_len() as usize - 1] {
             let mut disk = vec![0; room];
             let error = plan.write_content(&weights, &mut std::io::Cursor::new(&mut disk[..]), &|_| ()).unwrap_err();

@@ -11,7 +11,7 @@
 
 mod common;
 
-use common::{Expected, model, relative_error};
+use common::{Expected, Sequence, model, relative_error};
 use thumbformer::packing::{Layout, Packing};
 use thumbformer::{Limits, Model, Plan, Session};
 use thumbformer_convert::memory::AlignedBytes;
@@ -49,6 +49,10 @@ fn compare(name: &str, file: &str, layout: Layout) -> Vec<f32> {
     let mut errors = Vec::new();
     for sequence in &expected.sequences {
         session.reset();
+        if model.arch().is_encoder() {
+            errors.extend(encoded(&mut session, sequence));
+            continue;
+        }
         session
             .score(&sequence.ids, |position, logits| {
                 if let Some(expected) = sequence.at(position) {
@@ -68,6 +72,17 @@ fn compare(name: &str, file: &str, layout: Layout) -> Vec<f32> {
     errors
 }
 
+/// The errors of a text's kept positions: of their logits, or of their vectors where there is no head.
+fn encoded(session: &mut Session<'_, '_>, sequence: &Sequence) -> Vec<f32> {
+    session.encode(&sequence.ids, &sequence.token_types).unwrap();
+    let headless = session.model().arch().headless;
+    let error = |&position: &usize| {
+        let found = if headless { session.hidden(position) } else { session.token_logits(position) };
+        relative_error(found.unwrap(), sequence.at(position).unwrap())
+    };
+    sequence.positions.iter().map(error).collect()
+}
+
 fn without_flip(errors: &[f32]) -> f64 {
     errors.iter().filter(|&&e| e < WITHOUT_FLIP).count() as f64 / errors.len() as f64
 }
@@ -75,14 +90,15 @@ fn without_flip(errors: &[f32]) -> f64 {
 #[test]
 fn the_runtime_computes_what_numpy_computes() {
     let mut errors = Vec::new();
-    for name in ["llama-gqa-tied", "llama-ragged", "llama-bias", "gpt2", "nanogpt"] {
+    let decoders = ["llama-gqa-tied", "llama-ragged", "llama-bias", "gpt2", "nanogpt"];
+    for name in decoders.into_iter().chain(["bert", "bert-headless", "distilbert", "roberta"]) {
         for file in ["expected_int8_g32.json", "expected_int8_g64.json", "expected_int8_row.json"] {
             errors.extend(compare(name, file, Layout::Rows8));
         }
         errors.extend(compare(name, "expected_int8_g32.json", Layout::Dsp));
     }
     // With centred keys.
-    for name in ["llama-gqa-tied", "gpt2"] {
+    for name in ["llama-gqa-tied", "gpt2", "bert", "roberta"] {
         for layout in [Layout::Rows8, Layout::Dsp] {
             errors.extend(compare(name, "expected_int8_g32_centred.json", layout));
         }

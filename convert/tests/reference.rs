@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Expected, model, models, open, outside, relative_error, repository};
+use common::{Expected, Sequence, model, models, open, outside, relative_error, repository};
 use serde::Deserialize;
 use thumbformer::arch::{Activation, Norm, Role};
 use thumbformer_convert::Error;
@@ -35,12 +35,20 @@ fn logits(reference: &mut Reference, ids: &[u32]) -> Vec<Vec<f32>> {
     all
 }
 
+/// An encoder's logits; its vectors, if it has no head.
+fn encoded(reference: &mut Reference, sequence: &Sequence) -> Vec<Vec<f32>> {
+    let hidden = reference.encode(&sequence.ids, &sequence.token_types).expect("in range");
+    let all = if reference.arch().headless { hidden } else { reference.token_logits(&hidden).expect("a head") };
+    all.chunks(all.len() / sequence.ids.len()).map(<[f32]>::to_vec).collect()
+}
+
 /// The largest error over all sequences.
 fn error(reference: &mut Reference, expected: &Expected) -> f32 {
     let mut worst = 0f32;
     for sequence in &expected.sequences {
         reference.reset();
-        for (position, logits) in logits(reference, &sequence.ids).iter().enumerate() {
+        let all = if reference.arch().causal { logits(reference, &sequence.ids) } else { encoded(reference, sequence) };
+        for (position, logits) in all.iter().enumerate() {
             if let Some(expected) = sequence.at(position) {
                 worst = worst.max(relative_error(logits, expected));
             }

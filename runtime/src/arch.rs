@@ -9,15 +9,24 @@
 //!
 //! ```text
 //! x = TokenEmbedding[t] · embedding_scale  (+ PositionEmbedding[p]   if position is Learned)
+//!                                          (+ TokenTypeEmbedding[·]  if there are token types)
+//! x = norm(x)                                      if embedding_norm
 //! for each layer:
 //!     y = x                                        the layer's input, for the MLP if parallel
 //!     x = x + Attention(norm(x))                   heads of queries and keys normalised if head_norm, rotated by RoPE
 //!                                                  if position is Rope; scores shaped by score_cap, ALiBi and window
 //!     x = x + Mlp(norm(y if parallel else x))      down(act(up(x)))  or  down(act(gate(x)) * up(x))
-//! logits = Head · norm(x)  (+ HeadBias)            Head = TokenEmbedding if tied; shaped by logit_cap
+//! x = norm(x)
+//! x = norm(act(HeadTransform · x))                 if head_transform
+//! logits = Head · x  (+ HeadBias)                  Head = TokenEmbedding if tied, none at all if headless; shaped by
+//!                                                  logit_cap
 //! ```
 //!
 //! What is added to x goes through a norm of its own before that if output_norms.
+//!
+//! With `post_norm` a layer is `x = norm(x + Attention(x))` and `x = norm(x + Mlp(x))` instead, and nothing is normalised
+//! behind the last one. Attention sees a token and those before it if `causal`, else the whole sequence: such a model is
+//! an encoder, which has no next token to predict and is given a text at once.
 
 /// What a layer's normalisation computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +122,16 @@ pub struct Arch {
     pub wiring: Wiring,
     /// Factor of the token embedding, usually 1 or `√dim`.
     pub embedding_scale: f32,
+    /// Each sublayer's sum is normalised instead of its input (Vaswani et al., 2017, arXiv:1706.03762), and the last
+    /// layer's output is not.
+    pub post_norm: bool,
+    /// The sum of the embeddings is normalised.
+    pub embedding_norm: bool,
+    /// Kinds of tokens that have a vector of their own, such as BERT's first and second text: at most 255, 0 for none.
+    pub token_types: u32,
+    /// A token sees itself and those before it, and so predicts the next one; else it sees all of them (BERT: Devlin et
+    /// al., 2018, arXiv:1810.04805).
+    pub causal: bool,
     /// Position scheme.
     pub position: Position,
     /// Leading dimensions of each head that RoPE rotates: even, at most `head_dim`; 0 without RoPE.
@@ -125,6 +144,10 @@ pub struct Arch {
     pub biases: Biases,
     /// The head shares the token embedding's matrix.
     pub tied_head: bool,
+    /// Before the head come a linear layer `dim` wide, the MLP's non-linearity and a norm.
+    pub head_transform: bool,
+    /// There are no logits, only the last layer's output.
+    pub headless: bool,
     /// Factor of the attention scores before softmax, usually `1/√head_dim`.
     pub attention_scale: f32,
     /// A score `s`, scaled, becomes `cap·tanh(s/cap)` (Gemma 2, 2024, arXiv:2408.00118); 0 for none.
@@ -151,6 +174,12 @@ pub enum Role {
     PositionEmbedding = 1,
     /// Vector `rotary_dim / 2`: radians per position of each rotated pair, scaling rules applied.
     RopeFrequencies = 2,
+    /// Matrix `token_types × dim`.
+    TokenTypeEmbedding = 3,
+    /// Vector `dim`.
+    EmbeddingNorm = 4,
+    /// Vector `dim`.
+    EmbeddingNormBias = 5,
     /// Vector `heads`: what a score loses for each position between query and key.
     AlibiSlopes = 6,
     /// Vector `rotary_dim / 2`: the same as [`Role::RopeFrequencies`], for layers with a window.
@@ -197,6 +226,14 @@ pub enum Role {
     Head = 50,
     /// Vector `vocab`.
     HeadBias = 51,
+    /// Matrix `dim × dim`.
+    HeadTransform = 52,
+    /// Vector `dim`.
+    HeadTransformBias = 53,
+    /// Vector `dim`.
+    HeadTransformNorm = 54,
+    /// Vector `dim`.
+    HeadTransformNormBias = 55,
 }
 
 impl Role {
@@ -204,6 +241,7 @@ impl Role {
     pub const fn is_norm(self) -> bool {
         use Role::{AttentionNorm, AttentionOutNorm, FinalNorm, KeyNorm, MlpNorm, MlpOutNorm, QueryNorm};
         matches!(self, AttentionNorm | QueryNorm | KeyNorm | AttentionOutNorm | MlpNorm | MlpOutNorm | FinalNorm)
+            || matches!(self, Role::EmbeddingNorm | Role::HeadTransformNorm)
     }
 
     /// Whether it comes from a checkpoint; else the converter computes it.
@@ -219,6 +257,9 @@ impl Role {
             Role::RopeFrequencies => "rope_frequencies",
             Role::AlibiSlopes => "alibi_slopes",
             Role::WindowRopeFrequencies => "window_rope_frequencies",
+            Role::TokenTypeEmbedding => "token_type_embedding",
+            Role::EmbeddingNorm => "embedding_norm",
+            Role::EmbeddingNormBias => "embedding_norm.bias",
             Role::AttentionNorm => "attention_norm",
             Role::AttentionNormBias => "attention_norm.bias",
             Role::Qkv => "qkv",
@@ -240,6 +281,10 @@ impl Role {
             Role::FinalNormBias => "final_norm.bias",
             Role::Head => "head",
             Role::HeadBias => "head.bias",
+            Role::HeadTransform => "head_transform",
+            Role::HeadTransformBias => "head_transform.bias",
+            Role::HeadTransformNorm => "head_transform_norm",
+            Role::HeadTransformNormBias => "head_transform_norm.bias",
         }
     }
 }
@@ -276,6 +321,8 @@ pub const MAX_HEAD_DIM: u32 = 1_024;
 pub const MAX_VOCAB: u32 = 1 << 22;
 /// Largest context.
 pub const MAX_CONTEXT: u32 = 1 << 20;
+/// Largest number of token types.
+pub const MAX_TOKEN_TYPES: u32 = 255;
 /// Largest number of layers.
 pub const MAX_LAYERS: u32 = 4_096;
 
@@ -297,10 +344,13 @@ impl core::fmt::Display for ArchError {
 
 impl core::error::Error for ArchError {}
 
+/// Whether this runtime computes what encoders need.
+pub(crate) const ENCODER: bool = cfg!(feature = "encoder");
+
 /// Tensors before, in each, and after the layers: the longest lists that any record can call for.
-const MAX_BEFORE: usize = 5;
+const MAX_BEFORE: usize = if ENCODER { 8 } else { 5 };
 const MAX_LAYER: usize = 17;
-const MAX_AFTER: usize = 4;
+const MAX_AFTER: usize = if ENCODER { 8 } else { 4 };
 
 impl Arch {
     /// A record with every option at its plainest: LayerNorm without biases, learned positions, a plain GELU MLP, a tied
@@ -320,12 +370,18 @@ impl Arch {
         head_norm: false,
         wiring: Wiring::Sequential,
         embedding_scale: 1.0,
+        post_norm: false,
+        embedding_norm: false,
+        token_types: 0,
+        causal: true,
         position: Position::Learned,
         rotary_dim: 0,
         activation: Activation::Gelu,
         gated: false,
         biases: Biases { norm: false, qkv: false, attention_out: false, mlp: false, head: false },
         tied_head: true,
+        head_transform: false,
+        headless: false,
         attention_scale: 1.0,
         score_cap: 0.0,
         logit_cap: 0.0,
@@ -403,16 +459,49 @@ impl Arch {
             "rotary_dim",
             "positive with RoPE and 0 without"
         );
+        rule!(self.token_types <= MAX_TOKEN_TYPES, "token_types", "at most 255");
+        rule!(!self.causal || self.token_types == 0, "token_types", "0 in a causal model");
+        rule!(!(self.post_norm && self.is_parallel()), "post_norm", "false in a parallel model");
+        rule!(self.causal || self.window == 0, "window", "0 in an encoder");
+        rule!(self.causal || !matches!(self.position, Position::Alibi), "position", "learned or RoPE in an encoder");
+        let head = !self.tied_head || self.head_transform || self.biases.head;
+        rule!(
+            !self.headless || !(self.causal || head),
+            "headless",
+            "false in a causal model, and with parts of a head"
+        );
         Ok(())
     }
 
     /// The Cargo feature that a model of this record needs and this build lacks.
     pub const fn missing_feature(&self) -> Option<&'static str> {
         if (self.shapes_scores() || self.logit_cap != 0.0) && !cfg!(feature = "shaping") {
-            Some("shaping")
-        } else {
-            None
+            return Some("shaping");
         }
+        let decoder = self.causal && !self.post_norm && !self.embedding_norm && !self.head_transform;
+        if decoder || ENCODER { None } else { Some("encoder") }
+    }
+
+    /// Whether the model is given a whole text at once, each token seeing all others.
+    #[inline(always)]
+    pub const fn is_encoder(&self) -> bool {
+        ENCODER && !self.causal
+    }
+
+    /// Logits of a position.
+    pub const fn logits(&self) -> u32 {
+        if self.headless { 0 } else { self.vocab }
+    }
+
+    /// Whether norms stand behind sublayers.
+    #[inline(always)]
+    pub(crate) const fn norms_behind(&self) -> bool {
+        ENCODER && self.post_norm
+    }
+
+    /// Layers whose keys and values outlive them: an encoder is done with a layer's when the next one begins.
+    pub const fn cached_layers(&self) -> u32 {
+        if self.causal { self.layers } else { 1 }
     }
 
     /// Width of all query heads.
@@ -443,9 +532,14 @@ impl Arch {
             Role::RopeFrequencies => matches!(self.position, Position::Rope),
             Role::AlibiSlopes => matches!(self.position, Position::Alibi),
             Role::WindowRopeFrequencies => self.window_rope,
+            Role::TokenTypeEmbedding => self.token_types > 0,
+            Role::EmbeddingNorm => self.embedding_norm,
+            Role::EmbeddingNormBias => self.embedding_norm && self.biases.norm,
             Role::MlpNorm => !matches!(self.wiring, Wiring::ParallelOneNorm),
             Role::MlpNormBias => self.biases.norm && !matches!(self.wiring, Wiring::ParallelOneNorm),
-            Role::AttentionNormBias | Role::FinalNormBias => self.biases.norm,
+            Role::AttentionNormBias => self.biases.norm,
+            Role::FinalNorm => !self.post_norm,
+            Role::FinalNormBias => !self.post_norm && self.biases.norm,
             Role::QkvBias => self.biases.qkv,
             Role::AttentionOutBias => self.biases.attention_out,
             Role::MlpUpBias | Role::MlpDownBias => self.biases.mlp,
@@ -453,6 +547,8 @@ impl Arch {
             Role::AttentionOutNorm | Role::MlpOutNorm => self.output_norms,
             Role::Head => !self.tied_head,
             Role::HeadBias => self.biases.head,
+            Role::HeadTransform | Role::HeadTransformBias | Role::HeadTransformNorm => self.head_transform,
+            Role::HeadTransformNormBias => self.head_transform && self.biases.norm,
             _ => true,
         }
     }
@@ -483,6 +579,11 @@ impl Arch {
             Role::QueryNorm | Role::KeyNorm => (Kind::Vector, 1, self.head_dim),
             Role::HeadBias => (Kind::Vector, 1, self.vocab),
             Role::FinalNorm | Role::FinalNormBias => (Kind::Vector, 1, self.dim),
+            Role::TokenTypeEmbedding => (Kind::Matrix, self.token_types, self.dim),
+            Role::EmbeddingNorm | Role::EmbeddingNormBias => (Kind::Vector, 1, self.dim),
+            Role::HeadTransform => (Kind::Matrix, self.dim, self.dim),
+            Role::HeadTransformBias => (Kind::Vector, 1, self.dim),
+            Role::HeadTransformNorm | Role::HeadTransformNormBias => (Kind::Vector, 1, self.dim),
         };
         Some(TensorSpec { role, layer, kind, rows, cols })
     }
@@ -572,13 +673,27 @@ impl Order {
     }
 }
 
-const BEFORE: [Role; MAX_BEFORE] = [
+/// The first of `all`: roles that only encoders have stand last in their lists, and are no part of other runtimes.
+const fn first<const N: usize>(all: &[Role]) -> [Role; N] {
+    let mut roles = [Role::TokenEmbedding; N];
+    let mut i = 0;
+    while i < N {
+        roles[i] = all[i];
+        i += 1;
+    }
+    roles
+}
+
+const BEFORE: [Role; MAX_BEFORE] = first(&[
     Role::TokenEmbedding,
     Role::PositionEmbedding,
     Role::RopeFrequencies,
     Role::WindowRopeFrequencies,
     Role::AlibiSlopes,
-];
+    Role::TokenTypeEmbedding,
+    Role::EmbeddingNorm,
+    Role::EmbeddingNormBias,
+]);
 const LAYER: [Role; MAX_LAYER] = [
     Role::AttentionNorm,
     Role::AttentionNormBias,
@@ -598,7 +713,16 @@ const LAYER: [Role; MAX_LAYER] = [
     Role::MlpDownBias,
     Role::MlpOutNorm,
 ];
-const AFTER: [Role; MAX_AFTER] = [Role::FinalNorm, Role::FinalNormBias, Role::Head, Role::HeadBias];
+const AFTER: [Role; MAX_AFTER] = first(&[
+    Role::FinalNorm,
+    Role::FinalNormBias,
+    Role::Head,
+    Role::HeadBias,
+    Role::HeadTransform,
+    Role::HeadTransformBias,
+    Role::HeadTransformNorm,
+    Role::HeadTransformNormBias,
+]);
 
 #[cfg(test)]
 mod tests {
@@ -627,17 +751,39 @@ mod tests {
         let full = Arch { head_norm: true, output_norms: true, ..full };
         let windowed = Arch { window: 3, window_rope: true, ..plain };
         let alibi = Arch { wiring: Wiring::ParallelOneNorm, position: Position::Alibi, ..full };
-        for arch in [plain, full, windowed, alibi, Arch { biases: Biases { qkv: true, ..Biases::default() }, ..plain }]
-        {
+        let biased = Arch { biases: Biases { qkv: true, ..Biases::default() }, ..plain };
+        let encoder = Arch { causal: false, post_norm: true, embedding_norm: true, token_types: 2, ..full };
+        let encoder = [encoder, Arch { head_transform: true, ..encoder }, Arch { embedding_norm: false, ..encoder }];
+        let archs = [plain, full, windowed, alibi, biased];
+        for arch in archs.into_iter().chain(encoder.into_iter().filter(|_| ENCODER)) {
             arch.validate().unwrap();
             for (index, spec) in (0u32..).zip(arch.tensors()) {
                 assert_eq!(Order::new(&arch).find(&arch, spec.role, spec.layer), Some((index, spec)));
             }
             assert_eq!(Order::new(&arch).find(&arch, Role::Qkv, 3), None);
             assert_eq!(Order::new(&arch).find(&arch, Role::FinalNorm, 1), None);
+            assert_eq!(arch.tensor(Role::FinalNorm, 0).is_none(), arch.post_norm);
             assert_eq!(Order::new(&arch).find(&arch, Role::Qkv, u32::MAX), None);
         }
         assert_eq!(Order::new(&plain).find(&plain, Role::Head, 0), None);
         assert_eq!(Order::new(&full).find(&full, Role::RopeFrequencies, 0), None);
+    }
+
+    #[test]
+    fn records_that_contradict_themselves_are_refused() {
+        let refused = |arch: Arch, field| assert_eq!(arch.validate().unwrap_err().field, field);
+        refused(Arch { token_types: 2, ..Arch::PLAIN }, "token_types");
+        let encoder = Arch { causal: false, ..Arch::PLAIN };
+        encoder.validate().unwrap();
+        refused(Arch { token_types: 256, ..encoder }, "token_types");
+        refused(Arch { post_norm: true, wiring: Wiring::Parallel, ..encoder }, "post_norm");
+        refused(Arch { window: 5, ..encoder }, "window");
+        refused(Arch { position: Position::Alibi, ..encoder }, "position");
+        let headless = Arch { headless: true, ..encoder };
+        headless.validate().unwrap();
+        refused(Arch { causal: true, ..headless }, "headless");
+        refused(Arch { tied_head: false, ..headless }, "headless");
+        refused(Arch { head_transform: true, ..headless }, "headless");
+        refused(Arch { biases: Biases { head: true, ..Biases::default() }, ..headless }, "headless");
     }
 }

@@ -251,7 +251,7 @@ impl<'b> Cache<'b> {
     pub(crate) fn carve(plan: &Plan, buffer: &'b mut [u8]) -> Option<Self> {
         let shape = plan.head_shape();
         let (kv_heads, heads) =
-            (plan.arch().kv_heads as usize, plan.arch().kv_heads as usize * plan.arch().layers as usize);
+            (plan.arch().kv_heads as usize, plan.arch().kv_heads as usize * plan.arch().cached_layers() as usize);
         let buffer = aligned(buffer.get_mut(..plan.cache_bytes())?)?;
         let (scales, rest) = buffer.split_at_mut_checked(2 * heads * shape.positions * size_of::<f32>())?;
         let scales: &mut [f32] = bytemuck::try_cast_slice_mut(scales).ok()?;

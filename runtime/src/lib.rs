@@ -48,6 +48,8 @@
 //! - `std`: a thread pool (`kernel::pool`) and a faster checksum, for hosts. Changes no result.
 //! - `defmt`: `defmt::Format` for errors.
 //! - `branches` (on by default): several sequences in one session, for beam search. Firmware without it saves 2 KB of flash.
+//! - `encoder` (on by default): models that see a whole text at once (BERT), and what only they have: norms behind
+//!   sublayers and embeddings, token types. Firmware for other models saves their flash by leaving it out.
 //! - `normalizers`, `unigram`, `wordpiece` (on by default): what some tokenizers need, see [`tokenizer`]. Firmware for a
 //!   model whose tokenizer does without them saves their flash by leaving them out.
 //!

@@ -137,7 +137,11 @@ impl Widths {
         Self {
             residual: dim,
             input: if arch.is_parallel() { dim } else { 0 },
-            wide: max(dim, max(arch.qkv_width() as usize, arch.up_width() as usize)),
+            // The head's transform is normalised beside itself.
+            wide: max(
+                if arch.head_transform { 2 * dim } else { dim },
+                max(arch.qkv_width() as usize, arch.up_width() as usize),
+            ),
             rope: arch.rotary_dim as usize * if arch.window_rope { 2 } else { 1 },
             quantized: max(
                 packing.layout.vector_bytes(max(dim, max(q, hidden))),
@@ -155,6 +159,7 @@ impl Widths {
 
 impl Plan {
     /// Plans a session for a model of `arch` in `packing`. A chunk or number of logit rows above the context is cut to it.
+    /// An encoder's chunk is the context, whatever the limits say: it takes in a whole text at once.
     ///
     /// # Errors
     /// An invalid record, a limit of zero, a context above the model's, or more bytes than this machine can address.
@@ -175,7 +180,8 @@ impl Plan {
         }
         let limits = Limits {
             context: limits.context,
-            chunk: if limits.chunk < limits.context { limits.chunk } else { limits.context },
+            // Each token of an encoder sees all others.
+            chunk: if limits.chunk < limits.context && !arch.is_encoder() { limits.chunk } else { limits.context },
             logit_rows: if limits.logit_rows < limits.context { limits.logit_rows } else { limits.context },
         };
         Self { arch: *arch, packing, limits, branches: 1, tail: 0, cache_bytes: 0, scratch_bytes: 0 }.sized()
@@ -211,10 +217,10 @@ impl Plan {
         let shape = HeadShape::new(&arch, packing.layout, limits.context);
         let tiles = branch::pool(limits.context, self.branches, self.tail);
         let slack = ALIGN as u64 - 1;
-        let cache = arch.layers as u64 * arch.kv_heads as u64 * tiles * shape.tile_bytes() as u64
+        let cache = arch.cached_layers() as u64 * arch.kv_heads as u64 * tiles * shape.tile_bytes() as u64
             + branch::table_bytes(limits.context, self.branches)
             + slack;
-        let logits = 4 * limits.logit_rows as u64 * arch.vocab as u64;
+        let logits = 4 * limits.logit_rows as u64 * arch.logits() as u64;
         let scratch = limits.chunk as u64 * Widths::new(&arch, packing).bytes() + logits + slack;
         if cache > isize::MAX as u64 || scratch > isize::MAX as u64 {
             return Err(PlanError::TooLarge { bytes: cache + scratch });
@@ -268,7 +274,7 @@ impl Plan {
     /// Bytes of a [`snapshot`] of `tokens` tokens (at most the context's).
     pub const fn snapshot_bytes(&self, tokens: u32) -> usize {
         let tokens = if tokens < self.limits.context { tokens } else { self.limits.context } as usize;
-        let heads = self.arch.layers as usize * self.arch.kv_heads as usize;
+        let heads = self.arch.cached_layers() as usize * self.arch.kv_heads as usize;
         let tile = HeadShape::new(&self.arch, self.packing.layout, self.limits.context).tile_bytes();
         snapshot::HEAD + 4 * tokens + tokens.div_ceil(TILE) * heads * tile
     }
@@ -319,7 +325,7 @@ impl<'b> Scratch<'b> {
             input: take(&mut buffer, tokens * widths.input)?,
             wide: take(&mut buffer, tokens * widths.wide)?,
             rope: take(&mut buffer, tokens * widths.rope)?,
-            logits: take(&mut buffer, plan.limits.logit_rows as usize * plan.arch.vocab as usize)?,
+            logits: take(&mut buffer, plan.limits.logit_rows as usize * plan.arch.logits() as usize)?,
             scales: take(&mut buffer, tokens * widths.groups)?,
             starts: take(&mut buffer, tokens * widths.groups)?,
             quantized: take(&mut buffer, tokens * widths.quantized)?,

@@ -2,7 +2,11 @@
 //!
 //! A [`Session`] borrows a checked [`Model`], a cache and a scratch buffer of the sizes that its [`Plan`] states, and
 //! allocates nothing. It remembers the tokens it has seen only as keys and values; [`Session::rewind`] forgets the last
-//! ones. It does not choose tokens ([`crate::decode`]) and knows no text ([`crate::tokenizer`]).
+//! ones. It does not choose tokens ([`crate::decode`]) and knows no text ([`crate::tokenizer`]). A model that is an encoder
+//! takes in a text at once instead: [`Session::encode`].
+
+#[cfg(feature = "encoder")]
+mod encoder;
 
 use crate::blob::Model;
 use crate::cache::Cache;
@@ -11,6 +15,9 @@ use crate::layer::Chunk;
 use crate::plan::{Plan, Scratch};
 use crate::snapshot::{self, Snapshot, SnapshotError};
 use crate::workers::{Serial, Workers};
+
+#[cfg(feature = "encoder")]
+pub use encoder::Keys;
 
 /// Why a session could not start or go on. Nothing has changed when one of these is returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +83,42 @@ pub enum SessionError {
         /// Positions asked to keep.
         asked: usize,
     },
+    /// The model is an encoder: it takes in a text at once and has no next token.
+    Encoder,
+    /// The model is no encoder: its tokens see only those before them.
+    Decoder,
+    /// The model has no head, and so no logits.
+    Headless,
+    /// Not one token type for each token.
+    TokenTypes {
+        /// Types given.
+        found: usize,
+        /// Tokens given.
+        expected: usize,
+    },
+    /// A token type that the model does not have.
+    TokenType {
+        /// Its index among those given.
+        index: usize,
+        /// The type.
+        found: u8,
+        /// Types there are.
+        types: u32,
+    },
+    /// The encoded text has no such position.
+    Position {
+        /// The position.
+        found: usize,
+        /// Tokens of the text.
+        tokens: usize,
+    },
+    /// An embedding's buffer has another length.
+    Embedding {
+        /// Values it has room for.
+        found: usize,
+        /// Values of an embedding.
+        expected: usize,
+    },
 }
 
 impl core::fmt::Display for SessionError {
@@ -103,6 +146,23 @@ impl core::fmt::Display for SessionError {
             }
             SessionError::Rewind { position, asked } => {
                 write!(f, "cannot rewind to {asked}: only {position} positions are in use")
+            }
+            SessionError::Encoder => {
+                write!(f, "the model is an encoder: it takes in a text at once and continues none")
+            }
+            SessionError::Decoder => write!(f, "the model is no encoder: its tokens see only those before them"),
+            SessionError::Headless => write!(f, "the model has no head to give logits, only vectors"),
+            SessionError::TokenTypes { found, expected } => {
+                write!(f, "found {found} token types, expected one for each of {expected} tokens")
+            }
+            SessionError::TokenType { index, found, types } => {
+                write!(f, "token type {found} at index {index} is not below the model's {types}")
+            }
+            SessionError::Position { found, tokens } => {
+                write!(f, "position {found} of an encoded text of {tokens} tokens")
+            }
+            SessionError::Embedding { found, expected } => {
+                write!(f, "a buffer for {found} values, expected one for the embedding's {expected}")
             }
         }
     }
@@ -198,8 +258,9 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
     /// several branches the first remains.
     ///
     /// # Errors
-    /// Fewer tokens are there.
+    /// Fewer tokens are there, or the model is an encoder.
     pub fn rewind(&mut self, position: usize) -> Result<(), SessionError> {
+        self.check_decoder()?;
         if position > self.position {
             return Err(SessionError::Rewind { position: self.position, asked: position });
         }
@@ -211,7 +272,8 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
     /// alone; so do [`Session::step`] and [`Session::score`].
     ///
     /// # Errors
-    /// No tokens, one outside the vocabulary, or more than the context has room for; the session is then unchanged.
+    /// An encoder, no tokens, one outside the vocabulary, or more than the context has room for; the session is then
+    /// unchanged.
     pub fn prefill(&mut self, ids: &[u32]) -> Result<&[f32], SessionError> {
         self.check(ids)?;
         let chunk = self.plan.limits().chunk as usize;
@@ -250,6 +312,7 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
     /// No parents, more than [`Plan::with_branches`] has room for, or one that is not there; nothing has changed then.
     #[cfg(feature = "branches")]
     pub fn branch(&mut self, parents: &[u32]) -> Result<(), SessionError> {
+        self.check_decoder()?;
         let (planned, branches) = (self.plan.branches() as usize, self.branches());
         if parents.is_empty() || parents.len() > planned {
             return Err(SessionError::Branches { found: parents.len(), planned });
@@ -268,6 +331,7 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
     /// where the branches parted; the session is then unchanged.
     #[cfg(feature = "branches")]
     pub fn step_branches(&mut self, ids: &[u32], mut visit: impl FnMut(usize, &[f32])) -> Result<(), SessionError> {
+        self.check_decoder()?;
         if ids.len() != self.branches() {
             return Err(SessionError::Tokens { found: ids.len(), expected: self.branches() });
         }
@@ -275,7 +339,7 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
         self.check_room(1, self.cache.branches.limit(self.context()))?;
         for (branch, id) in ids.iter().enumerate() {
             self.cache.branches.select(branch, self.position + 1);
-            self.chunk(1).forward(core::slice::from_ref(id));
+            self.chunk(1).forward(core::slice::from_ref(id), &[], |_, _| ());
             self.head(0, 1);
             visit(branch, self.logits(0));
         }
@@ -311,8 +375,11 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
     /// are the tokens that the session holds, which it does not know itself. Of several branches it is the first.
     ///
     /// # Errors
-    /// Not as many ids as positions in use; an `out` that is too small.
+    /// An encoder; not as many ids as positions in use; an `out` that is too small.
     pub fn snapshot(&mut self, ids: &[u32], out: &mut [u8]) -> Result<usize, SnapshotError> {
+        if self.model.arch().is_encoder() {
+            return Err(SnapshotError::Encoder);
+        }
         if ids.len() != self.position {
             return Err(SnapshotError::Ids { expected: self.position, found: ids.len() });
         }
@@ -339,15 +406,27 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
     }
 
     /// Reads the key of a layer, KV head and position back from the cache into `key` (`head_dim` values): rotated, minus
-    /// the model's mean key, and rounded to eight bits. The converter measures mean keys with it.
+    /// the model's mean key, and rounded to eight bits. The converter measures mean keys with it. Of an encoder only the last
+    /// layer's are still there.
     pub fn cached_key(&mut self, layer: u32, kv_head: u32, position: usize, key: &mut [f32]) {
         if position < self.position {
             self.cache.branches.select(0, position);
+            let arch = self.model.arch();
+            if arch.is_encoder() && layer != arch.layers - 1 {
+                return key.fill(0.0);
+            }
+            let layer = if arch.is_encoder() { 0 } else { layer };
             self.cache.read_key(layer as usize, kv_head as usize, position, key);
         }
     }
 
+    #[inline(always)]
+    fn check_decoder(&self) -> Result<(), SessionError> {
+        if self.model.arch().is_encoder() { Err(SessionError::Encoder) } else { Ok(()) }
+    }
+
     fn check(&self, ids: &[u32]) -> Result<(), SessionError> {
+        self.check_decoder()?;
         self.check_ids(ids)?;
         self.check_room(ids.len(), self.context())
     }
@@ -394,7 +473,7 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
             self.cache.branches.cut(self.position);
         }
         self.cache.branches.select(0, self.position + ids.len());
-        self.chunk(ids.len()).forward(ids);
+        self.chunk(ids.len()).forward(ids, &[], |_, _| ());
         self.position += ids.len();
     }
 

@@ -80,6 +80,8 @@ pub enum SnapshotError {
         /// Ids given.
         found: usize,
     },
+    /// The session's model is an encoder, which holds nothing to go on from.
+    Encoder,
     /// The output is too small.
     Room {
         /// Bytes needed.
@@ -113,6 +115,7 @@ impl core::fmt::Display for SnapshotError {
             SnapshotError::Ids { expected, found } => {
                 write!(f, "{found} ids were given for a snapshot of a session that holds {expected} tokens")
             }
+            SnapshotError::Encoder => write!(f, "the model is an encoder: its sessions have no state to go on from"),
             SnapshotError::Room { expected, found } => {
                 write!(f, "the snapshot has {expected} bytes, the buffer only {found}")
             }

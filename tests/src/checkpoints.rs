@@ -24,7 +24,7 @@ pub fn checkpoints() -> Vec<(String, PathBuf)> {
     let name = |folder: &Path| folder.file_name().expect("a folder").to_string_lossy().into_owned();
     let mut all: Vec<_> = models.map(|folder| (name(&folder), folder)).collect();
     all.sort();
-    assert!(all.len() >= 17, "only {all:?}");
+    assert!(all.len() >= 23, "only {all:?}");
     all.push(("home-commands".into(), repository("tests/models/home-commands")));
     all
 }

@@ -69,8 +69,24 @@ pub fn combine(trace: &[u64]) -> u64 {
     trace.iter().fold(digests::NOTHING, |all, one| digests::join(all, *one))
 }
 
-/// The trace of `ids` by [`Session::score`], behind what the session holds.
+/// The trace of `ids` as a text of an encoder, with the script's token types: of logits, or of vectors where there are none.
+pub fn encode<W: Workers + Sync>(session: &mut Session<'_, '_, W>, ids: &[u32]) -> Trace {
+    let arch = *session.model().arch();
+    let types: Vec<u8> = (0..ids.len() as u32).map(|i| digests::token_type(i, arch.token_types)).collect();
+    session.encode(ids, &types).expect("a text that fits");
+    assert_eq!(session.position(), ids.len());
+    let values = |position| {
+        let values = if arch.headless { session.hidden(position) } else { session.token_logits(position) };
+        digest(values.expect("a position of the text"))
+    };
+    (0..ids.len()).map(values).collect()
+}
+
+/// The trace of `ids` by [`Session::score`], behind what the session holds; of an encoder by [`encode`].
 pub fn score<W: Workers + Sync>(session: &mut Session<'_, '_, W>, ids: &[u32]) -> Trace {
+    if session.model().arch().is_encoder() {
+        return encode(session, ids);
+    }
     let mut trace = Trace::new();
     let visit = |index: usize, logits: &[f32]| {
         assert_eq!(index, trace.len());
@@ -81,11 +97,14 @@ pub fn score<W: Workers + Sync>(session: &mut Session<'_, '_, W>, ids: &[u32]) -
     trace
 }
 
-/// What defines the result: [`Setting::REFERENCE`], step by step.
+/// What defines the result: [`Setting::REFERENCE`], step by step; of an encoder the text as a whole.
 pub fn reference(model: Model<'_>, ids: &[u32]) -> Trace {
     let setting = Setting::REFERENCE;
     let mut buffers = setting.buffers(&model, model.arch().context);
     let mut session = buffers.session(model, setting.backend, thumbformer::workers::Serial);
+    if model.arch().is_encoder() {
+        return encode(&mut session, ids);
+    }
     ids.iter().map(|&id| digest(session.step(id).expect("tokens that fit"))).collect()
 }
 

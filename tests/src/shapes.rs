@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use thumbformer::arch::{Activation, Arch, Biases, Norm, Position, Wiring};
-use thumbformer::blob::header::SpecialTokens;
+use thumbformer::blob::header::{Pooling, SpecialTokens};
 use thumbformer::packing::{Layout, Packing};
 use thumbformer_convert::memory::AlignedBytes;
 use thumbformer_convert::pipeline::in_memory;
@@ -88,6 +88,22 @@ pub fn shapes() -> Vec<(&'static str, Arch)> {
             }),
         ),
         (
+            "norms behind",
+            scaled(Arch {
+                head_dim: 6,
+                norm: Norm::Layer,
+                post_norm: true,
+                embedding_norm: true,
+                head_transform: true,
+                position: Position::Learned,
+                rotary_dim: 0,
+                activation: Activation::Gelu,
+                gated: false,
+                biases: all,
+                ..llama(101, 45, 2, 4, 2, 50, 75)
+            }),
+        ),
+        (
             "plain",
             scaled(Arch {
                 head_dim: 6,
@@ -98,6 +114,24 @@ pub fn shapes() -> Vec<(&'static str, Arch)> {
                 ..llama(101, 30, 2, 6, 3, 92, 75)
             }),
         ),
+    ]
+}
+
+/// Encoders by name, of the same contexts.
+pub fn encoders() -> Vec<(&'static str, Arch)> {
+    let shapes = shapes();
+    let shape = |wanted| shapes.iter().find(|(name, _)| *name == wanted).map_or(Arch::PLAIN, |shape| shape.1);
+    let bert = Arch { causal: false, token_types: 2, ..shape("norms behind") };
+    let bare = Biases { head: false, ..bert.biases };
+    vec![
+        ("bert", bert),
+        ("bert, headless", Arch { head_transform: false, headless: true, biases: bare, ..bert }),
+        ("bert, narrow", Arch { heads: 1, kv_heads: 1, head_dim: 3, hidden: 7, token_types: 255, ..bert }),
+        ("norms before", Arch { causal: false, ..shape("llama, untied") }),
+        ("norms before, headless", Arch { causal: false, headless: true, ..shape("llama") }),
+        ("plain", Arch { causal: false, token_types: 1, ..shape("plain") }),
+        ("wide head", Arch { causal: false, ..shape("wide head") }),
+        ("smallest", Arch { causal: false, ..shape("smallest") }),
     ]
 }
 
@@ -124,7 +158,7 @@ pub fn blob_with_tokenizer(arch: Arch, packing: Packing, tokenizer: &str) -> Ali
     let tokenizer = thumbformer_convert::tokenizer::load(&path).expect("a good tokenizer");
     let arch = Arch { vocab: tokenizer.vocab + 3, ..arch };
     let special = SpecialTokens::new(Some(1), &[0, 2]).expect("few end tokens");
-    let plan = Plan { arch, packing, special, tokenizer: &tokenizer.section };
+    let plan = Plan { arch, packing, special, pooling: Pooling::Mean, tokenizer: &tokenizer.section };
     in_memory(&plan, &Synthetic { arch, seed: 1 }).expect("a valid shape").0
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use thumbformer::arch::{Activation, Kind, Norm, Position, Role, Wiring};
-use thumbformer::blob::header::Header;
+use thumbformer::blob::header::{Header, Pooling};
 use thumbformer::blob::placement;
 use thumbformer::kernel::pool::Pool;
 use thumbformer::packing::{Layout, Packing};
@@ -43,6 +43,8 @@ fn the_hand_made_blob_is_read_as_the_tables_say() {
     assert_eq!((a.gated, a.tied_head, a.norm_eps, a.attention_scale), (true, true, 1e-5, 0.707));
     assert!(!(a.biases.norm || a.biases.qkv || a.biases.attention_out || a.biases.mlp || a.biases.head));
     assert!(a.wiring == Wiring::Sequential && !a.head_norm && a.embedding_scale == 1.0);
+    assert!(a.causal && !(a.post_norm || a.embedding_norm || a.head_transform || a.headless) && a.token_types == 0);
+    assert_eq!((model.special().mask, header.pooling), (None, Pooling::Mean));
     assert_eq!((model.special().start, model.special().end()), (Some(1), &[0, 2][..]));
     assert!(model.tokenizer().is_none());
     for (index, (spec, place)) in a.tensors().zip(PLACES).enumerate() {
@@ -91,7 +93,15 @@ fn heads_with_bad_fields_are_refused() {
     assert_eq!(refused(|b| put(b, 132, 7)), field("end_token_count", 7));
     assert_eq!(refused(|b| put(b, 140, 3)), field("end_token", 3));
     assert_eq!(refused(|b| put(b, 144, 1)), field("end_token", 1), "beyond the count");
-    for at in [13, 14, 15, 48, 55, 63, 120, 127, 178, 191] {
+    assert_eq!(refused(|b| b[120] = 2), field("not_causal", 2));
+    assert_eq!(refused(|b| b[121] = 2), field("post_norm", 2));
+    assert_eq!(refused(|b| b[123] = 2), field("embedding_norm", 2));
+    assert_eq!(refused(|b| b[124] = 2), field("head_transform", 2));
+    assert_eq!(refused(|b| b[125] = 2), field("headless", 2));
+    assert_eq!(refused(|b| put(b, 56, 4)), field("mask_token", 3));
+    assert_eq!(refused(|b| put(b, 56, u32::MAX)), field("mask_token", u32::MAX - 1));
+    assert_eq!(refused(|b| b[60] = 2), field("pooling", 2));
+    for at in [13, 14, 15, 48, 55, 61, 63, 126, 127, 178, 191] {
         assert_eq!(refused(|b| b[at] = 1), BlobError::NotZero { offset: at as u64 });
     }
 }
@@ -135,6 +145,8 @@ fn records_that_contradict_themselves_are_refused() {
         (176, 1, "window_rope"),
         (116, (-1f32).to_bits(), "embedding_scale"),
         (116, (-0f32).to_bits(), "embedding_scale"),
+        (120, 0x0001_0000, "token_types"),
+        (124, 0x0000_0100, "headless"),
     ] {
         match refused(|b| put(b, at, value)) {
             BlobError::Arch(error) => assert_eq!(error.field, field, "{value} at {at}"),

@@ -68,6 +68,9 @@ fn no_chunk_and_no_rewinding_shows_in_a_real_model() {
     for (turn, (name, folder)) in checkpoints().into_iter().enumerate() {
         let blob = convert(&folder, Packing { layout: LAYOUTS[0], group: 32 });
         let model = Model::new(&blob).expect("a good blob");
+        if model.arch().is_encoder() {
+            continue; // A text is one chunk.
+        }
         let ids = ids(model.arch().vocab, model.arch().context as usize);
         let expected = reference(model, &ids);
         for chunk in 1..=64 {

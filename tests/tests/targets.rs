@@ -16,7 +16,7 @@ use thumbformer::{Backend, Model};
 use thumbformer_convert::memory::AlignedBytes;
 use thumbformer_tests::checkpoints::{FILE, checkpoints, convert, group_name, repository};
 use thumbformer_tests::sessions::{combine, reference};
-use thumbformer_tests::shapes::{GROUPS, LAYOUTS, blob, ids, shapes};
+use thumbformer_tests::shapes::{GROUPS, LAYOUTS, blob, encoders, ids, shapes};
 
 /// A processor that QEMU emulates.
 struct Target {
@@ -138,7 +138,7 @@ fn rows() -> Vec<Row> {
             rows.push(Row { name, expected: digest.expect("a digest"), blobs });
         }
     }
-    for (name, arch) in shapes() {
+    for (name, arch) in shapes().into_iter().chain(encoders()) {
         for group in GROUPS {
             let blobs = LAYOUTS.map(|layout| blob(arch, Packing { layout, group }));
             let trace = reference(Model::new(&blobs[0]).expect("a good blob"), &ids(arch.vocab, arch.context as usize));

@@ -17,6 +17,8 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Run(Box<cli::run::Arguments>),
+    Fill(Box<cli::fill::Arguments>),
+    Embed(Box<cli::embed::Arguments>),
     Eval(Box<cli::eval::Arguments>),
     Inspect(cli::inspect::Arguments),
     Tokenize(cli::tokenize::Arguments),
@@ -25,6 +27,8 @@ enum Command {
 fn main() -> ExitCode {
     cli::finish(match Arguments::parse().command {
         Command::Run(arguments) => cli::run::run(&arguments),
+        Command::Fill(arguments) => cli::fill::run(&arguments),
+        Command::Embed(arguments) => cli::embed::run(&arguments),
         Command::Eval(arguments) => cli::eval::run(&arguments),
         Command::Inspect(arguments) => cli::inspect::run(&arguments),
         Command::Tokenize(arguments) => cli::tokenize::run(&arguments),

@@ -89,11 +89,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         None if silent => Ok(()),
         None => {
             let prompt = if prepared.tokenizer.is_some() { "\"…\"" } else { "--ids …" };
-            say!("\nTry it:  thumbformer run {} {prompt}", output.display())
+            let arch = &prepared.recipe.arch;
+            let command = match (arch.causal || prepared.tokenizer.is_none(), arch.headless) {
+                (true, _) => "run",
+                (false, false) => "fill",
+                (false, true) => "embed",
+            };
+            say!("\nTry it:  thumbformer {command} {} {prompt}", output.display())
         }
         Some(prompt) => {
             if !silent {
                 say!("\n> {prompt}")?;
+            }
+            if !prepared.recipe.arch.causal {
+                return super::fill::run(&super::fill::Arguments::answer(output, prompt.clone()));
             }
             super::run::run(&super::run::Arguments::answer(output, prompt.clone(), !silent))
         }
@@ -115,7 +124,8 @@ const COMPARED_TOKENS: usize = 256;
 
 /// What int8 costs: the finished file against the f32 reference, on tokens that the model makes up itself.
 fn accuracy(prepared: &Prepared, output: &Path, quiet: bool) -> Result<Option<Divergence>> {
-    if prepared.recipe.arch.parameters() > COMPARED_PARAMETERS {
+    // An encoder makes up no text.
+    if prepared.recipe.arch.parameters() > COMPARED_PARAMETERS || !prepared.recipe.arch.causal {
         return Ok(None);
     }
     let bar = Bar::new(COMPARED_TOKENS as u64, "tokens", quiet);
@@ -326,15 +336,22 @@ pub fn architecture(a: &Arch) -> String {
         (window, every) => format!(" in windows of {window}, in every {every}. layer over all"),
     };
     format!(
-        "{}{}, dim {}, {heads}{}{window}, {}{activation} MLP {}, {norm}, {position}, vocabulary {} ({} head), context {}",
+        "{}{}{}, dim {}, {heads}{}{window}, {}{activation} MLP {}, {norm}{}, {position}{}, vocabulary {} ({} head), context {}",
+        if a.causal { "" } else { "encoder, " },
         counted(a.layers as usize, "layer"),
         if a.is_parallel() { " in parallel" } else { "" },
         a.dim,
         if a.head_norm { " (normalised)" } else { "" },
         if a.gated { "gated " } else { "" },
         a.hidden,
+        if a.post_norm { " behind sublayers" } else { "" },
+        if a.token_types > 1 { format!(", {} token types", a.token_types) } else { String::new() },
         a.vocab,
-        if a.tied_head { "tied" } else { "own" },
+        match (a.headless, a.tied_head) {
+            (true, _) => "no",
+            (_, true) => "tied",
+            _ => "own",
+        },
         a.context
     )
 }
@@ -368,7 +385,14 @@ pub fn tensor_name(spec: &TensorSpec) -> String {
         | Role::FinalNorm
         | Role::FinalNormBias
         | Role::Head
-        | Role::HeadBias => spec.role.name().into(),
+        | Role::HeadBias
+        | Role::TokenTypeEmbedding
+        | Role::EmbeddingNorm
+        | Role::EmbeddingNormBias
+        | Role::HeadTransform
+        | Role::HeadTransformBias
+        | Role::HeadTransformNorm
+        | Role::HeadTransformNormBias => spec.role.name().into(),
         role => format!("layer {} {}", spec.layer, role.name()),
     }
 }

@@ -40,6 +40,7 @@ struct Report {
     architecture: Architecture,
     parameters: u64,
     start_token: Option<u32>,
+    mask_token: Option<u32>,
     end_tokens: Vec<u32>,
     tokenizer_bytes: u64,
     tokenizer: Option<String>,
@@ -65,6 +66,12 @@ struct Architecture {
     head_norm: bool,
     wiring: String,
     embedding_scale: f32,
+    causal: bool,
+    post_norm: bool,
+    embedding_norm: bool,
+    token_types: u32,
+    head_transform: bool,
+    headless: bool,
     position: String,
     rotary_dim: u32,
     activation: String,
@@ -116,6 +123,12 @@ impl From<&Arch> for Architecture {
             head_norm: a.head_norm,
             wiring: lower(&a.wiring),
             embedding_scale: a.embedding_scale,
+            causal: a.causal,
+            post_norm: a.post_norm,
+            embedding_norm: a.embedding_norm,
+            token_types: a.token_types,
+            head_transform: a.head_transform,
+            headless: a.headless,
             position: lower(&a.position),
             rotary_dim: a.rotary_dim,
             activation: lower(&a.activation),
@@ -172,6 +185,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         architecture: (&header.arch).into(),
         parameters: header.arch.parameters(),
         start_token: header.special.start,
+        mask_token: header.special.mask,
         end_tokens: header.special.end().to_vec(),
         tokenizer_bytes: header.tokenizer_len,
         tokenizer: model.tokenizer().map(describe),
@@ -212,6 +226,9 @@ impl Report {
         };
         let names = |ids: &[u32]| ids.iter().map(name).collect::<Vec<_>>().join(", ");
         let or_none = |text: String| if text.is_empty() { "none".into() } else { text };
+        if let Some(mask) = &self.mask_token {
+            say!("  mask        {}", name(mask))?;
+        }
         say!("  start       {}", or_none(self.start_token.iter().map(name).collect()))?;
         say!("  end         {}", or_none(names(&self.end_tokens)))?;
         if let Some((before, after)) = &self.prompt_format {

@@ -6,7 +6,10 @@
 
 pub mod convert;
 pub mod decoding;
+pub mod embed;
+mod encoder;
 pub mod eval;
+pub mod fill;
 pub mod inspect;
 pub mod model;
 pub mod run;

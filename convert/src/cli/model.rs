@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use memmap2::Mmap;
-use thumbformer::blob::header::SpecialTokens;
+use thumbformer::arch::Arch;
+use thumbformer::blob::header::{Pooling, SpecialTokens};
 use thumbformer::kernel::pool::Pool;
 use thumbformer::packing::{Layout, Packing};
 use thumbformer::tokenizer::Tokenizer;
 use thumbformer::{Backend, Limits, Model, Plan, Session};
 
 use super::{Bar, tell};
+use crate::encode::{Encoded, Encoder};
 use crate::engine::{Branches, Engine};
 use crate::mapped;
 use crate::memory::AlignedBytes;
@@ -282,11 +284,24 @@ impl<'a> Loaded<'a> {
         }
     }
 
+    /// The architecture.
+    pub fn arch(&self) -> &Arch {
+        match &self.engines {
+            Engines::Int8(model, _) => model.arch(),
+            Engines::F32(prepared) => &prepared.recipe.arch,
+        }
+    }
+
     /// Number of tokens that the model knows.
     pub fn vocab(&self) -> u32 {
+        self.arch().vocab
+    }
+
+    /// How a text's vectors are pooled.
+    pub fn pooling(&self) -> Pooling {
         match &self.engines {
-            Engines::Int8(model, _) => model.arch().vocab,
-            Engines::F32(prepared) => prepared.recipe.arch.vocab,
+            Engines::Int8(model, _) => model.header().pooling,
+            Engines::F32(prepared) => prepared.pooling,
         }
     }
 
@@ -333,6 +348,38 @@ impl<'a> Loaded<'a> {
             scratch_bytes: Some(plan.scratch_bytes()),
         };
         f(&mut session, &running)
+    }
+}
+
+impl Loaded<'_> {
+    /// Runs `f` with an encoder that has room for texts of so many tokens.
+    ///
+    /// # Errors
+    /// What `f` returns; a model that does not fit this machine.
+    pub fn with_encoder<T: Send>(
+        &self,
+        tokens: usize,
+        f: impl FnOnce(&mut dyn Encoder, &Running) -> Result<T> + Send,
+    ) -> Result<T> {
+        let threads = self.threads;
+        let (model, workers) = match &self.engines {
+            Engines::Int8(model, workers) => (model, workers),
+            Engines::F32(prepared) => {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                let pool = pool.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?;
+                let mut encoder = Encoded::new(Reference::load(&prepared.recipe, &prepared.source.checkpoint)?);
+                let running = Running { kernel: "f32 reference", threads, cache_bytes: None, scratch_bytes: None };
+                return pool.install(|| f(&mut encoder, &running));
+            }
+        };
+        let backend = self.backend.unwrap_or_else(Backend::detect);
+        let context = u32::try_from(tokens).unwrap_or(u32::MAX).clamp(1, model.arch().context);
+        let plan = Plan::for_header(model.header(), Limits::new(context, context))?;
+        let (mut cache, mut scratch) =
+            (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
+        let mut session = Session::with(**model, &plan, &mut cache, &mut scratch, backend, workers)?;
+        let (cache_bytes, scratch_bytes) = (Some(plan.cache_bytes()), Some(plan.scratch_bytes()));
+        f(&mut session, &Running { kernel: backend.name(), threads, cache_bytes, scratch_bytes })
     }
 }
 

@@ -29,6 +29,9 @@ pub struct Arguments {
     /// Token ids in place of a prompt, separated by commas
     #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id, conflicts_with = "prompt")]
     pub ids: Option<Vec<u32>>,
+    /// Of an encoder: which kind of token each is, separated by commas, such as 0 in a first text and 1 in a second
+    #[arg(long, value_name = "TYPES", value_delimiter = ',', requires = "ids")]
+    pub token_types: Option<Vec<u8>>,
     /// Tokens to generate at most
     #[arg(short = 'n', long, default_value_t = MAX_TOKENS, value_name = "N")]
     pub max_tokens: usize,
@@ -44,7 +47,7 @@ pub struct Arguments {
     /// Print one JSON object in place of text
     #[arg(long)]
     pub json: bool,
-    /// With --json, the K largest logits of every generated position
+    /// With --json, the K largest logits of every generated position; of every position of an encoder
     #[arg(long, value_name = "K", default_value_t = 0, hide_default_value = true, requires = "json")]
     pub logits: usize,
     /// How tokens are chosen
@@ -69,6 +72,7 @@ impl Arguments {
             model,
             prompt: Some(prompt),
             ids: None,
+            token_types: None,
             max_tokens: MAX_TOKENS,
             stop: Vec::new(),
             raw: false,
@@ -181,6 +185,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let loaded = opened.load(&arguments.execution)?;
     if arguments.stats && !arguments.json {
         loaded.tell_notes();
+    }
+    if loaded.arch().is_encoder() {
+        return super::encoder::run(arguments, &loaded);
+    }
+    if arguments.token_types.is_some() {
+        return Err(Error::Usage("--token-types: only encoders have them, and this model continues texts".into()));
     }
     let tokenizer = loaded.tokenizer()?;
     let special = loaded.special();
@@ -408,7 +418,7 @@ impl Asked<'_> {
     }
 }
 
-fn prompt_text(arguments: &Arguments) -> Result<String> {
+pub(super) fn prompt_text(arguments: &Arguments) -> Result<String> {
     if let Some(prompt) = &arguments.prompt {
         return Ok(prompt.clone());
     }

@@ -19,6 +19,9 @@ use crate::{Error, Result};
 
 mod alibi;
 mod baichuan;
+mod bert;
+mod distilbert;
+mod encoder;
 mod falcon;
 mod gemma;
 mod gpt2;
@@ -48,7 +51,7 @@ struct Family {
 }
 
 /// All of them; nanoGPT is recognised by its tensors.
-const FAMILIES: [Family; 17] = [
+const FAMILIES: [Family; 21] = [
     llama::FAMILY,
     mistral::FAMILY,
     qwen2::FAMILY,
@@ -66,6 +69,10 @@ const FAMILIES: [Family; 17] = [
     gpt_neox::FAMILY,
     gptj::FAMILY,
     falcon::FAMILY,
+    bert::BERT_FAMILY,
+    bert::ROBERTA_FAMILY,
+    bert::XLM_ROBERTA_FAMILY,
+    distilbert::FAMILY,
 ];
 
 /// Recognises a checkpoint's family and makes its recipe.

@@ -90,6 +90,8 @@ pub(super) struct Draft {
     pub(super) unknown: Option<u32>,
     pub(super) first_byte: Option<u32>,
     pub(super) bos: Option<u32>,
+    /// Stands for a token that a model is to fill in.
+    pub(super) mask: Option<u32>,
     pub(super) eos: Option<u32>,
     /// Ids by the names that the files use.
     pub(super) names: HashMap<String, u32>,
@@ -146,6 +148,7 @@ impl Draft {
             unknown: None,
             first_byte: None,
             bos: None,
+            mask: None,
             eos: None,
             names: HashMap::new(),
             notes: Vec::new(),

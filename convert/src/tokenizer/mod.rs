@@ -47,6 +47,8 @@ pub struct Packed {
     pub section: Vec<u8>,
     /// Number of tokens.
     pub vocab: u32,
+    /// The token that stands for one to be filled in.
+    pub mask: Option<u32>,
     /// Things the user should know, one line each: what was assumed, what was left out.
     pub notes: Vec<String>,
     /// The file that the tokenizer was read from.
@@ -58,7 +60,7 @@ impl Packed {
     fn new(draft: Draft, path: &Path) -> Result<Self> {
         let section = draft.pack(path)?;
         let vocab = draft.tokens.len() as u32;
-        Ok(Packed { section, vocab, notes: draft.notes.clone(), path: path.into(), draft })
+        Ok(Packed { section, vocab, mask: draft.mask, notes: draft.notes.clone(), path: path.into(), draft })
     }
 
     /// The tokenizer that runs on the section.
@@ -117,7 +119,8 @@ pub fn load(path: &Path) -> Result<Packed> {
     if let (Some(config), Format::SentencePiece | Format::VocabAndMerges) = (&config, format) {
         apply_config(config, &mut draft)?;
     }
-    for (name, id) in [("bos_token", &mut draft.bos), ("eos_token", &mut draft.eos)] {
+    draft.mask = usual_mask(&draft);
+    for (name, id) in [("bos_token", &mut draft.bos), ("eos_token", &mut draft.eos), ("mask_token", &mut draft.mask)] {
         for config in [&config, &special_map].into_iter().flatten() {
             if let Some(token) = token_name(config, name)? {
                 *id = draft.names.get(token.as_str()).copied().or(*id);
@@ -135,8 +138,15 @@ pub fn load(path: &Path) -> Result<Packed> {
 /// As [`load`].
 pub fn load_bytes(path: &Path, bytes: &[u8]) -> Result<Packed> {
     let mut draft = Format::of(path)?.parse(path, bytes, None)?;
+    draft.mask = usual_mask(&draft);
     apply_prompt_format(path, None, None, &mut draft)?;
     Packed::new(draft, path)
+}
+
+/// The mask token by the names that BERT and RoBERTa have for it, if it is special.
+fn usual_mask(draft: &Draft) -> Option<u32> {
+    let special = |name: &str| draft.names.get(name).copied().filter(|id| draft.special.contains(id));
+    ["[MASK]", "<mask>"].into_iter().find_map(special)
 }
 
 /// The formats of a tokenizer's main file.

@@ -27,7 +27,7 @@ pub fn models() -> Vec<String> {
     let models = entries.filter(|entry| entry.path().join("expected.json").is_file());
     let mut names: Vec<String> = models.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    assert!(names.len() >= 17, "only {names:?}");
+    assert!(names.len() >= 23, "only {names:?}");
     names
 }
 
@@ -52,6 +52,9 @@ pub fn open(path: &Path, config: Option<PathBuf>) -> (Source, Recipe) {
 #[derive(Deserialize)]
 pub struct Expected {
     pub vocab: usize,
+    /// Values of a token's vector, where these are expected because the model has no logits.
+    #[serde(default)]
+    pub hidden: usize,
     #[serde(default)]
     pub context: usize,
     #[serde(default)]
@@ -68,8 +71,11 @@ pub struct Expected {
 #[derive(Deserialize)]
 pub struct Sequence {
     pub ids: Vec<u32>,
+    /// Of an encoder that has several.
+    #[serde(default)]
+    pub token_types: Vec<u8>,
     pub positions: Vec<usize>,
-    /// `positions × vocab`
+    /// `positions × vocab`, or `positions × hidden`
     #[serde(deserialize_with = "floats")]
     pub logits: Vec<f32>,
 }
@@ -81,9 +87,16 @@ impl Expected {
         let expected: Self = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         assert!(!expected.sequences.is_empty());
         for sequence in &expected.sequences {
-            assert_eq!(sequence.logits.len(), sequence.positions.len() * expected.vocab);
+            assert_eq!(sequence.logits.len(), sequence.positions.len() * expected.width());
         }
         expected
+    }
+}
+
+impl Expected {
+    /// Values of a position.
+    pub fn width(&self) -> usize {
+        if self.hidden > 0 { self.hidden } else { self.vocab }
     }
 }
 

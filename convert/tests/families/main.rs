@@ -109,7 +109,7 @@ fn unknown_families_are_named() {
     for (config, words) in [
         (config("mamba", "MambaForCausalLM"), ["model_type `mamba`", "known: llama, "]),
         (config("llama", "LlamaForSequenceClassification"), ["`LlamaForSequenceClassification`", "known"]),
-        (json!({"architectures": ["BertModel"]}), ["BertModel", "known"]),
+        (json!({"architectures": ["ReformerModel"]}), ["ReformerModel", "known"]),
         (json!({"dim": 4}), ["without model_type", "`lm_head.weight`"]),
         (json!({"model_type": 3}), ["model_type", "a string"]),
         (json!({"architectures": "LlamaForCausalLM"}), ["architectures", "a list of names"]),

@@ -16,13 +16,17 @@
 //! | 32 | 8 | length of the tokenizer section, 0 if there is none |
 //! | 40 | 4 | CRC-32 of everything from offset 192 |
 //! | 44 | 4 | CRC-32 of the first 192 bytes with this field zero |
-//! | 48 | 16 | zero |
+//! | 48 | 8 | zero |
+//! | 56 | 4 | token that stands for a hidden one, plus 1, or 0 |
+//! | 60 | 1 | pooling: 0 mean, 1 first token |
+//! | 61 | 3 | zero |
 //! | 64 | 32 | vocab, dim, layers, heads, kv_heads, head_dim, hidden, context: u32 each |
 //! | 96 | 6 | norm, position, activation, gated, biases (bits: norm, qkv, attention_out, mlp, head), tied head |
 //! | 102 | 2 | wiring, head_norm |
 //! | 104 | 12 | norm_eps f32, rotary_dim u32, attention_scale f32 |
 //! | 116 | 4 | embedding_scale f32, 0 for 1 |
-//! | 120 | 8 | zero |
+//! | 120 | 6 | not causal, post_norm, token_types, embedding_norm, head_transform, headless |
+//! | 126 | 2 | zero |
 //! | 128 | 4 | token that starts a sequence, or 0xFFFFFFFF |
 //! | 132 | 4 | number of tokens that end one, at most 6 |
 //! | 136 | 24 | those tokens, unused ones 0 |
@@ -54,6 +58,8 @@ const NO_TOKEN: u32 = u32::MAX;
 pub struct SpecialTokens {
     /// Starts a sequence.
     pub start: Option<u32>,
+    /// Stands for a token that the model is to fill in.
+    pub mask: Option<u32>,
     end: [u32; MAX_END_TOKENS],
     end_count: u32,
 }
@@ -63,13 +69,24 @@ impl SpecialTokens {
     pub fn new(start: Option<u32>, end_tokens: &[u32]) -> Option<Self> {
         let mut end = [0; MAX_END_TOKENS];
         end.get_mut(..end_tokens.len())?.copy_from_slice(end_tokens);
-        Some(Self { start, end, end_count: end_tokens.len() as u32 })
+        Some(Self { start, mask: None, end, end_count: end_tokens.len() as u32 })
     }
 
     /// The tokens after which generation stops.
     pub fn end(&self) -> &[u32] {
         self.end.get(..self.end_count as usize).unwrap_or(&[])
     }
+}
+
+/// How one vector is made of a text's, for [`Session::embedding`](crate::Session::embedding).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Pooling {
+    /// The mean of all tokens'.
+    #[default]
+    Mean = 0,
+    /// The first token's.
+    First = 1,
 }
 
 /// Everything the head says. See the [module](self) for its bytes.
@@ -81,6 +98,8 @@ pub struct Header {
     pub packing: Packing,
     /// Tokens that start and end sequences.
     pub special: SpecialTokens,
+    /// How the model's authors pool a text's vectors.
+    pub pooling: Pooling,
     /// Entries of the tensor table.
     pub tensor_count: u32,
     /// Bytes of the tokenizer section.
@@ -182,6 +201,12 @@ impl Header {
             logit_cap: f32::from_bits(u32_at(b, 172)),
             window_rope: field!(176, "window_rope", { 0 => false, 1 => true }),
             output_norms: field!(177, "output_norms", { 0 => false, 1 => true }),
+            causal: field!(120, "not_causal", { 0 => true, 1 => false }),
+            post_norm: field!(121, "post_norm", { 0 => false, 1 => true }),
+            token_types: byte(b, 122) as u32,
+            embedding_norm: field!(123, "embedding_norm", { 0 => false, 1 => true }),
+            head_transform: field!(124, "head_transform", { 0 => false, 1 => true }),
+            headless: field!(125, "headless", { 0 => false, 1 => true }),
         };
         if let Err(e) = arch.validate() {
             return Err(BlobError::Arch(e));
@@ -190,6 +215,11 @@ impl Header {
         if start != NO_TOKEN && start >= arch.vocab {
             return Err(BlobError::Field { field: "start_token", found: start });
         }
+        let mask = u32_at(b, 56);
+        if mask > arch.vocab {
+            return Err(BlobError::Field { field: "mask_token", found: mask - 1 });
+        }
+        let mask = mask.checked_sub(1);
         let end_count = u32_at(b, 132);
         if end_count as usize > MAX_END_TOKENS {
             return Err(BlobError::Field { field: "end_token_count", found: end_count });
@@ -206,7 +236,7 @@ impl Header {
         }
         let mut at = 13;
         while at < HEADER_BYTES {
-            let reserved = matches!(at, 13..16 | 48..64 | 120..128 | 178..HEADER_BYTES);
+            let reserved = matches!(at, 13..16 | 48..56 | 61..64 | 126..128 | 178..HEADER_BYTES);
             if reserved && byte(b, at) != 0 {
                 return Err(BlobError::NotZero { offset: at as u64 });
             }
@@ -215,7 +245,8 @@ impl Header {
         Ok(Self {
             arch,
             packing: Packing { layout, group },
-            special: SpecialTokens { start: if start == NO_TOKEN { None } else { Some(start) }, end, end_count },
+            special: SpecialTokens { start: if start == NO_TOKEN { None } else { Some(start) }, mask, end, end_count },
+            pooling: field!(60, "pooling", { 0 => Pooling::Mean, 1 => Pooling::First }),
             tensor_count: u32_at(b, 20),
             file_len: u64_at(b, 24),
             tokenizer_len: u64_at(b, 32),
@@ -240,6 +271,8 @@ impl Header {
         put(24, &self.file_len.to_le_bytes());
         put(32, &self.tokenizer_len.to_le_bytes());
         put(40, &self.content_crc.to_le_bytes());
+        put(56, &self.special.mask.map_or(0, |id| id + 1).to_le_bytes());
+        put(60, &[self.pooling as u8]);
         for (i, n) in
             [a.vocab, a.dim, a.layers, a.heads, a.kv_heads, a.head_dim, a.hidden, a.context].iter().enumerate()
         {
@@ -258,6 +291,8 @@ impl Header {
         if a.embedding_scale != 1.0 {
             put(116, &a.embedding_scale.to_bits().to_le_bytes());
         }
+        put(120, &[u8::from(!a.causal), u8::from(a.post_norm), a.token_types as u8]);
+        put(123, &[a.embedding_norm, a.head_transform, a.headless].map(u8::from));
         for (i, n) in [a.window, a.global_every, a.score_cap.to_bits(), a.logit_cap.to_bits()].iter().enumerate() {
             put(160 + 4 * i, &n.to_le_bytes());
         }

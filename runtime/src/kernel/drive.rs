@@ -294,10 +294,11 @@ pub(super) fn attend<K: Kernel>(
 ) {
     let (head_dim, group) = (cache.shape.head_dim, queries.scales.cols().max(1));
     let bytes = cache.shape.layout.vector_bytes(head_dim);
+    let (seen, more) = queries.visible(out.rows());
     let scales = queries.scales.pieces(1).zip(queries.starts.pieces(1));
     let shaping = queries.shaping;
     let list = queries.values.pieces(bytes).zip(scales).enumerate().map(|(i, (values, (scale, start)))| {
-        let visible = queries.position + i / group + 1;
+        let visible = seen + i / group * more;
         Query {
             values,
             start: start[0],

@@ -119,10 +119,21 @@ pub struct Queries<'t, 'b> {
     pub scales: &'t mut TileMut<'b, f32>,
     /// For each token and head −128 times the sum of the query's values; unused in [`Layout::Dsp`].
     pub starts: &'t mut TileMut<'b, i32>,
-    /// Position of the first token. Each token attends to all positions up to its own, or to those in its window.
+    /// Position of the first token.
     pub position: usize,
+    /// Each token attends to all positions up to its own, or to those in its window; else to those of all tokens. Encoders
+    /// only do the latter.
+    pub causal: bool,
     /// What else scores go through.
     pub shaping: Shaping<'t>,
+}
+
+impl Queries<'_, '_> {
+    /// How many positions the first of so many tokens attends to, and how many more each later one.
+    #[inline(always)]
+    fn visible(&self, tokens: usize) -> (usize, usize) {
+        if cfg!(feature = "encoder") && !self.causal { (self.position + tokens, 0) } else { (self.position + 1, 1) }
+    }
 }
 
 /// A set of inner loops that this processor can run.

@@ -2,7 +2,9 @@
 //!
 //! Queries, keys and values of a chunk come from one product. Each KV head then goes its own way: normalise if the model
 //! does, rotate, subtract the mean key, quantize keys and values into the cache, and let every query of its group attend. A query of position p sees
-//! positions 0…p, or the last of them if the layer has a window: the causal mask is a length.
+//! positions 0…p, or the last of them if the layer has a window: the causal mask is a length. In an encoder the chunk is the
+//! whole text, whose keys and values all are in the cache before its queries attend, to all of them; the next layer then
+//! takes the same place.
 //!
 //! Attention is exact and needs no memory that grows with the context (online softmax, Milakov and Gimelshein, 2018,
 //! arXiv:1805.02867; tiles as in FlashAttention, Dao et al., 2022, arXiv:2205.14135). For each tile of
@@ -47,13 +49,15 @@ struct Head<'a> {
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     pub(super) fn attention(&mut self, index: u32, layer: &Layer<'_>) {
         let arch = *self.arch();
-        self.prepare(Source::Residual, Phase::Norm, 0, self.count, arch.dim as usize, &|backend, x, row| {
-            backend.norm(arch.norm, arch.norm_eps, x, layer.attention_norm, layer.attention_norm_bias, row);
-        });
+        let norm = (layer.attention_norm, layer.attention_norm_bias);
+        self.input(Source::Residual, norm);
         self.linear(&layer.qkv, layer.qkv_bias, Write::Store, self.count, Target::Wide);
         self.attend(index, layer);
         self.prepare(Source::Residual, Phase::Quantize, 0, self.count, arch.q_width() as usize, &|_, _, _| {});
         self.add(&layer.attention_out, layer.attention_out_bias, layer.attention_out_norm);
+        if arch.norms_behind() {
+            self.norm(norm);
+        }
     }
 
     /// From queries, keys and values in the wide rows to the heads' outputs in the queries' place.
@@ -87,7 +91,9 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         let slopes = self.model.vector(Role::AlibiSlopes, 0).unwrap_or(&[]);
         let mut slopes = slopes.chunks_exact(group);
 
-        let heads = self.cache.heads_mut(index as usize).map_while(|cache| {
+        // An encoder is done with a layer's keys and values before the next.
+        let cached = if arch.is_encoder() { 0 } else { index as usize };
+        let heads = self.cache.heads_mut(cached).map_while(|cache| {
             Some(Head {
                 queries: queries.next()?,
                 keys: keys.next()?,
@@ -114,7 +120,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 head.enter(workers, backend, &arch, t, position + t, angles.next().unwrap_or(&[]));
             }
             workers.enter(Phase::Attention);
-            head.attend(backend, position);
+            head.attend(backend, position, !arch.is_encoder());
         });
     }
 }
@@ -163,9 +169,13 @@ impl Head<'_> {
         }
     }
 
-    /// Every query attends to all positions up to its own.
-    fn attend(&mut self, backend: Backend, position: usize) {
+    /// Every query attends to all positions up to its own; to all of the chunk if not `causal`.
+    fn attend(&mut self, backend: Backend, position: usize, causal: bool) {
         let (values, scales, starts, shaping) = (&mut self.quantized, &mut self.scales, &mut self.starts, self.shaping);
-        backend.attend(&self.cache.view(), Queries { values, scales, starts, position, shaping }, &mut self.queries);
+        backend.attend(
+            &self.cache.view(),
+            Queries { values, scales, starts, position, causal, shaping },
+            &mut self.queries,
+        );
     }
 }

@@ -4,15 +4,17 @@
 //! (Press and Wolf, 2017, arXiv:1608.05859).
 
 use super::Chunk;
-use super::linear::{Source, Target};
-use crate::arch::{Position, Role};
+use super::linear::{Norm, Source, Target, copy};
+use crate::arch::{ENCODER, Position, Role};
 use crate::kernel::Write;
 use crate::math;
+use crate::matrix::Matrix;
 use crate::workers::{Phase, Workers};
 
-impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
-    /// `x = TokenEmbedding[id] · scale (+ PositionEmbedding[p])`, and the rotary angles of every position of the chunk.
-    pub(super) fn embed(&mut self, ids: &[u32]) {
+impl<'m, W: Workers + Sync> Chunk<'_, 'm, '_, W> {
+    /// `x = TokenEmbedding[id] · scale (+ PositionEmbedding[p]) (+ TokenTypeEmbedding[type])`, normalised in some models, and
+    /// the rotary angles of every position of the chunk. Without `token_types` all are 0.
+    pub(super) fn embed(&mut self, ids: &[u32], token_types: &[u8]) {
         self.workers.enter(Phase::Embed);
         let arch = *self.arch();
         let dim = self.widths.residual;
@@ -26,13 +28,8 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         match arch.position {
             Position::Learned => {
                 let Some(positions) = self.model.matrix(Role::PositionEmbedding, 0) else { return };
-                let rows = self.scratch.residual.chunks_exact_mut(dim).zip(self.scratch.wide.chunks_exact_mut(dim));
-                for (t, (x, row)) in rows.take(self.count).enumerate() {
-                    positions.dequantize_row(self.position + t, row);
-                    for (x, p) in x.iter_mut().zip(row) {
-                        *x += *p;
-                    }
-                }
+                let first = self.position;
+                self.add_rows(&positions, |t| first + t);
             }
             Position::Rope => {
                 let roles = [Role::RopeFrequencies, Role::WindowRopeFrequencies];
@@ -45,24 +42,76 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             }
             Position::Alibi => {}
         }
+        if ENCODER {
+            if let Some(types) = self.model.matrix(Role::TokenTypeEmbedding, 0) {
+                self.add_rows(&types, |t| token_types.get(t).copied().unwrap_or(0) as usize);
+            }
+            if let Some(norm) = self.norm_of(Role::EmbeddingNorm, Role::EmbeddingNormBias) {
+                self.norm(norm);
+            }
+        }
     }
 
-    /// `logits = Head · norm(x) (+ bias)`, capped if the model does, for the tokens `first..first + count` of the chunk, into the scratch's logits.
+    /// Adds row `row(t)` of the matrix to every token `t`.
+    fn add_rows(&mut self, matrix: &Matrix<'_>, row: impl Fn(usize) -> usize) {
+        let dim = self.widths.residual;
+        let rows = self.scratch.residual.chunks_exact_mut(dim).zip(self.scratch.wide.chunks_exact_mut(dim));
+        for (t, (x, values)) in rows.take(self.count).enumerate() {
+            matrix.dequantize_row(row(t), values);
+            for (x, value) in x.iter_mut().zip(values) {
+                *x += *value;
+            }
+        }
+    }
+
+    /// A norm outside the layers, if the model has it.
+    fn norm_of(&self, weight: Role, bias: Role) -> Option<Norm<'m>> {
+        self.model.vector(weight, 0).map(|weight| (weight, self.model.vector(bias, 0)))
+    }
+
+    /// `x = norm(x)` behind the last layer, where that has a norm: what an encoder gives its users.
+    #[cfg(feature = "encoder")]
+    pub(crate) fn finish(&mut self) {
+        if let Some(norm) = self.norm_of(Role::FinalNorm, Role::FinalNormBias) {
+            self.norm(norm);
+        }
+    }
+
+    /// `logits = Head · norm(x) (+ bias)`, capped if the model does, for the tokens `first..first + count` of the chunk, into
+    /// the scratch's logits. An encoder's tokens are normalised already.
     pub(crate) fn logits(&mut self, first: usize, count: usize) {
         let arch = *self.arch();
         let role = if arch.tied_head { Role::TokenEmbedding } else { Role::Head };
-        let (Some(head), Some(weight)) = (self.model.matrix(role, 0), self.model.vector(Role::FinalNorm, 0)) else {
-            return;
-        };
-        let bias = self.model.vector(Role::FinalNormBias, 0);
-        self.prepare(Source::Residual, Phase::Norm, first, count, arch.dim as usize, &|backend, x, row| {
-            backend.norm(arch.norm, arch.norm_eps, x, weight, bias, row);
+        let Some(head) = self.model.matrix(role, 0) else { return };
+        let norm = self.norm_of(Role::FinalNorm, Role::FinalNormBias).filter(|_| !arch.is_encoder());
+        self.prepare(Source::Residual, Phase::Norm, first, count, arch.dim as usize, &|backend, x, row| match norm {
+            Some((weight, bias)) => backend.norm(arch.norm, arch.norm_eps, x, weight, bias, row),
+            None => copy(x, row),
         });
+        if ENCODER && arch.head_transform {
+            self.transform(first, count);
+        }
         self.linear(&head, self.model.vector(Role::HeadBias, 0), Write::Store, count, Target::Logits);
         if cfg!(feature = "shaping") && arch.logit_cap != 0.0 {
             let logits = self.scratch.logits.get_mut(..count * arch.vocab as usize).unwrap_or(&mut []);
             logits.iter_mut().for_each(|x| *x = math::cap(*x, arch.logit_cap));
         }
+    }
+
+    /// `norm(act(HeadTransform·x + b))` of the prepared tokens, prepared in their place.
+    fn transform(&mut self, first: usize, count: usize) {
+        let (arch, dim) = (*self.arch(), self.widths.residual);
+        let Some(matrix) = self.model.matrix(Role::HeadTransform, 0) else { return };
+        let Some((weight, bias)) = self.norm_of(Role::HeadTransformNorm, Role::HeadTransformNormBias) else { return };
+        let shift = self.model.vector(Role::HeadTransformBias, 0);
+        self.linear(&matrix, shift, Write::Store, count, Target::Wide);
+        self.prepare(Source::Residual, Phase::Head, first, count, dim, &|backend, _, row| {
+            // Rows have room for both.
+            let (x, room) = row.split_at_mut(dim.min(row.len()));
+            backend.activate(arch.activation, false, dim, x);
+            backend.norm(arch.norm, arch.norm_eps, x, weight, bias, room);
+            copy(room, x);
+        });
     }
 }
 

@@ -23,6 +23,9 @@ pub(super) enum Source {
     Input,
 }
 
+/// A norm's weights and shift.
+pub(super) type Norm<'a> = (&'a [f32], Option<&'a [f32]>);
+
 /// Row blocks are handed out in multiples of this many rows, so that kernels can pair blocks.
 const ROWS: usize = 16;
 
@@ -97,6 +100,34 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         });
     }
 
+    /// A sublayer's input: `source`, normalised unless the model norms behind sublayers.
+    pub(super) fn input(&mut self, source: Source, (weight, bias): Norm<'_>) {
+        let arch = *self.arch();
+        self.prepare(source, Phase::Norm, 0, self.count, arch.dim as usize, &|backend, x, row| {
+            if arch.norms_behind() {
+                copy(x, row);
+            } else {
+                backend.norm(arch.norm, arch.norm_eps, x, weight, bias, row);
+            }
+        });
+    }
+
+    /// `x = norm(x)` for all tokens.
+    pub(super) fn norm(&mut self, (weight, bias): Norm<'_>) {
+        let (arch, backend, workers, count) = (*self.arch(), self.backend, self.workers, self.count);
+        let (dim, wide) = (self.widths.residual, self.widths.wide);
+        let tokens = share(workers, count);
+        let residual = self.scratch.residual.get_mut(..count * dim).unwrap_or(&mut []);
+        let parts = residual.chunks_mut(tokens * dim).zip(self.scratch.wide.chunks_mut(tokens * wide));
+        for_each(workers, parts, |(residual, rows)| {
+            workers.enter(Phase::Norm);
+            for (x, row) in residual.chunks_exact_mut(dim).zip(rows.chunks_exact_mut(wide)) {
+                backend.norm(arch.norm, arch.norm_eps, x, weight, bias, row);
+                copy(row, x);
+            }
+        });
+    }
+
     /// `y = W·x + b` for the first `count` prepared tokens.
     ///
     /// Few tokens are split between workers by rows of the matrix, so that each weight is read once; many are split by
@@ -142,4 +173,9 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             });
         }
     }
+}
+
+/// As much of `from` as `to` has room for.
+pub(super) fn copy(from: &[f32], to: &mut [f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
 }

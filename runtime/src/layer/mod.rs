@@ -41,9 +41,10 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         self.scratch.input.iter_mut().zip(residual).take(self.count * self.widths.input).for_each(|(x, r)| *x = *r);
     }
 
-    /// Runs the tokens `ids` through all layers; the residual stream then holds the last layer's output.
-    pub(crate) fn forward(&mut self, ids: &[u32]) {
-        self.embed(ids);
+    /// Runs the tokens `ids` through all layers; the residual stream then holds the last layer's output. `token_types` are
+    /// an encoder's, and `done` sees the cache behind each layer.
+    pub(crate) fn forward(&mut self, ids: &[u32], token_types: &[u8], mut done: impl FnMut(u32, &mut Cache<'_>)) {
+        self.embed(ids, token_types);
         for index in 0..self.arch().layers {
             let Some(layer) = self.model.layer(index) else { return };
             if self.arch().is_parallel() {
@@ -51,6 +52,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             }
             self.attention(index, &layer);
             self.mlp(&layer);
+            done(index, self.cache);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One number for everything that a model says to a script of tokens, computed alike on every target.
 //!
 //! The script fills the model's whole context. Its last tokens are said in the second of two branches, whose last tile
-//! lies out of order; that must not show. The digest takes in the logits behind each of its tokens; so two targets
+//! lies out of order; that must not show. To an encoder the script is one text. The digest takes in the logits behind each of its tokens; so two targets
 //! with equal digests have computed equal bits everywhere. This is what tests/fixtures/digests.tsv pins and what the
 //! program `digests` and the firmware in tests/chip print. Nothing is compared here.
 #![no_std]
@@ -23,6 +23,14 @@ pub fn id(index: u32, vocab: u32) -> u32 {
     let i = u64::from(index);
     ((i * i * 7 + i * 3 + i / 5 + 1) % u64::from(vocab)) as u32
 }
+
+/// Type of token `index` of the script, for encoders.
+pub fn token_type(index: u32, types: u32) -> u8 {
+    (index / 3 % types.max(1)) as u8
+}
+
+/// The longest text that an encoder is given.
+pub const LONGEST: usize = 512;
 
 /// The digest of the logits behind one token.
 pub fn of_logits(logits: &[f32]) -> u64 {
@@ -73,6 +81,9 @@ pub fn digest(model: Model<'_>, backend: Backend, memory: &mut [u8]) -> Result<u
     let plan = plan.map_err(Failure::Plan)?;
     let (cache, scratch) = memory.split_at_mut(plan.cache_bytes().min(memory.len()));
     let mut session = Session::with(model, &plan, cache, scratch, backend, Serial).map_err(Failure::Session)?;
+    if arch.is_encoder() {
+        return encoded(&mut session).map_err(Failure::Session);
+    }
     let mut all = NOTHING;
     let parted = arch.context.saturating_sub(BRANCHED).max(1);
     for first in (0..parted).step_by(CHUNK) {
@@ -89,6 +100,23 @@ pub fn digest(model: Model<'_>, backend: Backend, memory: &mut [u8]) -> Result<u
         let visit = |_, logits: &[f32]| second = of_logits(logits);
         session.step_branches(&ids, visit).map_err(Failure::Session)?;
         all = join(all, second);
+    }
+    Ok(all)
+}
+
+/// The digest of the script as a text of an encoder: of each token's logits, or of its vector where there are no logits.
+fn encoded(session: &mut Session<'_, '_>) -> Result<u64, SessionError> {
+    let arch = *session.model().arch();
+    let (mut ids, mut types) = ([0; LONGEST], [0; LONGEST]);
+    let tokens = session.context().min(LONGEST);
+    for (i, (entry, token_type_entry)) in (0..).zip(ids.iter_mut().zip(&mut types)) {
+        (*entry, *token_type_entry) = (id(i, arch.vocab), token_type(i, arch.token_types));
+    }
+    session.encode(&ids[..tokens], &types[..tokens])?;
+    let mut all = NOTHING;
+    for position in 0..tokens {
+        let values = if arch.headless { session.hidden(position)? } else { session.token_logits(position)? };
+        all = join(all, of_logits(values));
     }
     Ok(all)
 }

@@ -37,12 +37,13 @@ pub(super) fn attend(cache: &HeadCache<'_>, queries: &mut Queries<'_, '_>, out: 
     if !fits || aligned != 0 {
         return false;
     }
+    let (first, more) = queries.visible(tokens);
     let mut task = Task {
         keys: cache.keys.as_ptr(),
         values: cache.values.as_ptr(),
         key_scales: cache.key_scales.as_ptr(),
         value_scales: cache.value_scales.as_ptr(),
-        visible: queries.position,
+        visible: first,
         query: values,
         more_quads: quads - 1,
         scale: 0.0,
@@ -52,7 +53,6 @@ pub(super) fn attend(cache: &HeadCache<'_>, queries: &mut Queries<'_, '_>, out: 
         largest: f32::NEG_INFINITY,
     };
     for t in 0..tokens {
-        task.visible += 1;
         task.query = queries.values.start(t).0;
         task.out = out.start(t).0;
         for &mut scale in queries.scales.row(t) {
@@ -62,6 +62,7 @@ pub(super) fn attend(cache: &HeadCache<'_>, queries: &mut Queries<'_, '_>, out: 
             task.query = task.query.wrapping_add(quads * INPUT);
             task.out = task.out.wrapping_add(head_dim);
         }
+        task.visible += more;
     }
     true
 }

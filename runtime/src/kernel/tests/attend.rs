@@ -24,6 +24,8 @@ struct Problem {
     tokens: usize,
     /// Heads that share the cache.
     group: usize,
+    /// Tokens see no later ones.
+    causal: bool,
     keys: Floats,
     values: Floats,
     query: Floats,
@@ -39,24 +41,27 @@ struct Problem {
 
 fn problems() -> impl Strategy<Value = Problem> {
     let scale = prop_oneof![3 => 0.001f32..2.0, 1 => Just(0.0f32), 1 => Just(1e30)];
-    let shape = (1usize..=130, 1usize..=200, 0usize..70, 1usize..=5, 1usize..=3);
+    let shape = (1usize..=130, 1usize..=200, 0usize..70, 1usize..=5, 1usize..=3, any::<bool>());
     let or = |least, most| prop_oneof![2 => Just(0.0f32), 1 => least..most];
     let shaping = (prop_oneof![2 => Just(0), 1 => 1usize..=210], or(0.5f32, 60.0), or(0.001, 1.0));
     (shape, floats(), floats(), floats(), scale, shaping, any::<u64>()).prop_map(
-        |((head_dim, visible, hidden, tokens, group), keys, values, query, query_scale, shaping, seed)| Problem {
-            head_dim,
-            visible,
-            hidden,
-            tokens: tokens.min(visible),
-            group,
-            keys,
-            values,
-            query,
-            query_scale,
-            window: shaping.0,
-            cap: shaping.1,
-            slope: shaping.2,
-            seed,
+        |((head_dim, visible, hidden, tokens, group, causal), keys, values, query, query_scale, shaping, seed)| {
+            Problem {
+                head_dim,
+                visible,
+                hidden,
+                tokens: tokens.min(visible),
+                group,
+                causal: causal || !cfg!(feature = "encoder"),
+                keys,
+                values,
+                query,
+                query_scale,
+                window: shaping.0,
+                cap: shaping.1,
+                slope: shaping.2,
+                seed,
+            }
         },
     )
 }
@@ -80,7 +85,8 @@ impl Problem {
     fn expected(&self, data: &Data) -> Vec<f32> {
         let first = self.visible - self.tokens + 1;
         let queries = data.queries.iter().enumerate();
-        queries.flat_map(|(i, query)| self.attention(data, query, first + i / self.group, i % self.group)).collect()
+        let visible = |t| if self.causal { first + t } else { self.visible };
+        queries.flat_map(|(i, query)| self.attention(data, query, visible(i / self.group), i % self.group)).collect()
     }
 
     /// Streaming attention as its documentation states it, position by position.
@@ -164,11 +170,11 @@ impl Problem {
             backend.quantize(layout, query, self.head_dim, values, scale, &mut starts.row(t)[head..=head]);
             scale[0] *= self.query_scale;
         }
-        let position = self.visible - tokens;
+        let (position, causal) = (self.visible - tokens, self.causal);
         let tile = &mut TileMut::new(&mut out, group * self.head_dim, out_stride);
         let slopes = self.slopes();
         let shaping = Shaping { cap: self.cap, slopes: &slopes, window: self.window };
-        backend.attend(&cache.view(), Queries { values, scales, starts, position, shaping }, tile);
+        backend.attend(&cache.view(), Queries { values, scales, starts, position, causal, shaping }, tile);
         let rows = out.chunks(out_stride).map(|row| row.split_at(group * self.head_dim));
         rows.flat_map(|(row, rest)| {
             assert_eq!(rest, [7.0; 3], "written beyond a row");
@@ -202,6 +208,7 @@ fn attention_is_close_to_softmax() {
             hidden: 0,
             tokens: 1,
             group: 1,
+            causal: true,
             keys: Floats::Usual,
             values: Floats::Usual,
             query: Floats::Usual,
