@@ -220,7 +220,7 @@ fn softmax(timer: &mut SYST, room: &mut Room, position: usize, tokens: usize, gr
         let all = |state: &mut (&mut [i8], &mut [f32], &mut [i32], &mut [f32])| {
             let values = &mut TileMut::new(state.0, width, width);
             let (scales, starts) = (&mut TileMut::new(state.1, group, group), &mut TileMut::new(state.2, group, group));
-            let queries = Queries { values, scales, starts, position, shaping: Shaping::default() };
+            let queries = Queries { values, scales, starts, position, causal: true, shaping: Shaping::default() };
             Backend::detect().attend(&cache, queries, &mut TileMut::new(state.3, group * dim, group * dim));
         };
         Some(count(timer, &mut (values, scales, starts, out), |_| (), all))

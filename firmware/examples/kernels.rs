@@ -253,7 +253,8 @@ impl Test {
                     let (scales, starts) = (&mut [scale; 6], &mut [0; 6]);
                     let (scales, starts) = (&mut TileMut::new(scales, 2, 2), &mut TileMut::new(starts, 2, 2));
                     let position = visible - tokens;
-                    let queries = Queries { values, scales, starts, position, shaping: Shaping::default() };
+                    let queries =
+                        Queries { values, scales, starts, position, causal: true, shaping: Shaping::default() };
                     backend.attend(&cache, queries, &mut TileMut::new(out, 2 * dim, 2 * dim));
                 };
                 attend(Backend::PORTABLE, expected);

@@ -344,6 +344,9 @@ impl core::fmt::Display for ArchError {
 
 impl core::error::Error for ArchError {}
 
+/// Whether this runtime computes what scores, heads and outputs of some models go through.
+pub(crate) const SHAPING: bool = cfg!(feature = "shaping");
+
 /// Whether this runtime computes what encoders need.
 pub(crate) const ENCODER: bool = cfg!(feature = "encoder");
 
@@ -398,7 +401,7 @@ impl Arch {
 
     /// Whether queries of that layer see the last [`Arch::window`] positions only.
     pub const fn windowed(&self, layer: u32) -> bool {
-        self.window > 0 && (self.global_every == 0 || !(layer + 1).is_multiple_of(self.global_every))
+        SHAPING && self.window > 0 && (self.global_every == 0 || !(layer + 1).is_multiple_of(self.global_every))
     }
 
     /// Whether scores go through more than a scale.
@@ -475,7 +478,8 @@ impl Arch {
 
     /// The Cargo feature that a model of this record needs and this build lacks.
     pub const fn missing_feature(&self) -> Option<&'static str> {
-        if (self.shapes_scores() || self.logit_cap != 0.0) && !cfg!(feature = "shaping") {
+        let shapes = self.shapes_scores() || self.logit_cap != 0.0 || self.head_norm || self.output_norms;
+        if shapes && !SHAPING {
             return Some("shaping");
         }
         let decoder = self.causal && !self.post_norm && !self.embedding_norm && !self.head_transform;
@@ -530,8 +534,8 @@ impl Arch {
         match role {
             Role::PositionEmbedding => matches!(self.position, Position::Learned),
             Role::RopeFrequencies => matches!(self.position, Position::Rope),
-            Role::AlibiSlopes => matches!(self.position, Position::Alibi),
-            Role::WindowRopeFrequencies => self.window_rope,
+            Role::AlibiSlopes => SHAPING && matches!(self.position, Position::Alibi),
+            Role::WindowRopeFrequencies => SHAPING && self.window_rope,
             Role::TokenTypeEmbedding => self.token_types > 0,
             Role::EmbeddingNorm => self.embedding_norm,
             Role::EmbeddingNormBias => self.embedding_norm && self.biases.norm,
@@ -543,8 +547,8 @@ impl Arch {
             Role::QkvBias => self.biases.qkv,
             Role::AttentionOutBias => self.biases.attention_out,
             Role::MlpUpBias | Role::MlpDownBias => self.biases.mlp,
-            Role::QueryNorm | Role::KeyNorm => self.head_norm,
-            Role::AttentionOutNorm | Role::MlpOutNorm => self.output_norms,
+            Role::QueryNorm | Role::KeyNorm => SHAPING && self.head_norm,
+            Role::AttentionOutNorm | Role::MlpOutNorm => SHAPING && self.output_norms,
             Role::Head => !self.tied_head,
             Role::HeadBias => self.biases.head,
             Role::HeadTransform | Role::HeadTransformBias | Role::HeadTransformNorm => self.head_transform,
@@ -659,15 +663,13 @@ impl Order {
 
     /// Index of the tensor of that role, and the tensor; `None` if `arch` has none.
     pub(crate) fn find(&self, arch: &Arch, role: Role, layer: u32) -> Option<(u32, TensorSpec)> {
-        let layers = if LAYER.contains(&role) { arch.layers } else { 1 };
-        let spec = arch.tensor(role, layer).filter(|_| layer < layers)?;
-        let (list, first) = if BEFORE.contains(&role) {
-            (&BEFORE[..], 0)
-        } else if AFTER.contains(&role) {
-            (&AFTER[..], self.first_index(arch.layers))
-        } else {
-            (&LAYER[..], self.first_index(layer))
+        // Roles are numbered by where they stand.
+        let (list, first, layers) = match role as u16 {
+            ..16 => (&BEFORE[..], 0, 1),
+            16..48 => (&LAYER[..], self.first_index(layer.min(arch.layers)), arch.layers),
+            48.. => (&AFTER[..], self.first_index(arch.layers), 1),
         };
+        let spec = arch.tensor(role, layer).filter(|_| layer < layers)?;
         let before = list.iter().take_while(|&&other| other != role).map(|&role| u32::from(arch.has(role)));
         Some((first + before.sum::<u32>(), spec))
     }

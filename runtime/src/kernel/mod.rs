@@ -91,7 +91,7 @@ impl Query<'_> {
     /// Whether there is more to its scores than a scale.
     #[inline(always)]
     fn shaped(&self) -> bool {
-        cfg!(feature = "shaping") && (self.first > 0 || self.cap != 0.0 || self.slope != 0.0)
+        crate::arch::SHAPING && (self.first > 0 || self.cap != 0.0 || self.slope != 0.0)
     }
 }
 

@@ -24,7 +24,7 @@
 
 use super::Chunk;
 use super::linear::{Source, Target};
-use crate::arch::{Arch, Role};
+use crate::arch::{Arch, Position, Role, SHAPING};
 use crate::blob::Layer;
 use crate::cache::HeadCacheMut;
 use crate::kernel::{Backend, Queries, Shaping, TileMut, Write};
@@ -48,7 +48,7 @@ struct Head<'a> {
 
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     pub(super) fn attention(&mut self, index: u32, layer: &Layer<'_>) {
-        let arch = *self.arch();
+        let arch = self.model.arch();
         let norm = (layer.attention_norm, layer.attention_norm_bias);
         self.input(Source::Residual, norm);
         self.linear(&layer.qkv, layer.qkv_bias, Write::Store, self.count, Target::Wide);
@@ -62,7 +62,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
 
     /// From queries, keys and values in the wide rows to the heads' outputs in the queries' place.
     fn attend(&mut self, index: u32, layer: &Layer<'_>) {
-        let arch = *self.arch();
+        let arch = self.model.arch();
         let (backend, position, count) = (self.backend, self.position, self.count);
         let (head_dim, group) = (arch.head_dim as usize, (arch.heads / arch.kv_heads) as usize);
         let (q_width, kv_width) = (arch.q_width() as usize, arch.kv_width() as usize);
@@ -83,12 +83,11 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         let mut means = layer.key_mean.chunks_exact(head_dim);
         let windowed = arch.windowed(index);
         let (rotary_dim, own) = (arch.rotary_dim as usize, windowed && arch.window_rope);
-        // A row holds the angles of all layers, then those of layers with a window.
+        let of_layer = if own { rotary_dim..2 * rotary_dim } else { 0..rotary_dim };
         let rope = scratch.rope.chunks_exact(self.widths.rope.max(1));
-        let rope =
-            rope.map(|row| row.split_at_checked(rotary_dim).map_or(row, |(all, rest)| if own { rest } else { all }));
         let window = if windowed { arch.window as usize } else { 0 };
-        let slopes = self.model.vector(Role::AlibiSlopes, 0).unwrap_or(&[]);
+        let alibi = SHAPING && matches!(arch.position, Position::Alibi);
+        let slopes = if alibi { self.model.vector(Role::AlibiSlopes, 0) } else { None }.unwrap_or(&[]);
         let mut slopes = slopes.chunks_exact(group);
 
         // An encoder is done with a layer's keys and values before the next.
@@ -102,14 +101,18 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 scales: scales.next()?,
                 starts: starts.next()?,
                 mean: means.next()?,
-                shaping: Shaping { cap: arch.score_cap, slopes: slopes.next().unwrap_or(&[]), window },
+                shaping: if SHAPING {
+                    Shaping { cap: arch.score_cap, slopes: slopes.next().unwrap_or(&[]), window }
+                } else {
+                    Shaping::default()
+                },
                 cache,
             })
         });
         let workers = self.workers;
         for_each(workers, heads, |mut head| {
             let mut angles = rope.clone();
-            if let (Some(query), Some(key)) = (layer.query_norm, layer.key_norm) {
+            if SHAPING && let (Some(query), Some(key)) = (layer.query_norm, layer.key_norm) {
                 workers.enter(Phase::Norm);
                 for t in 0..count {
                     backend.norm_heads(arch.norm_eps, head.queries.row(t), query);
@@ -117,7 +120,10 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 }
             }
             for t in 0..count {
-                head.enter(workers, backend, &arch, t, position + t, angles.next().unwrap_or(&[]));
+                let row = angles.next().unwrap_or(&[]);
+                // A row holds the angles of all layers, then those of layers with a window.
+                let row = if SHAPING { row.get(of_layer.clone()).unwrap_or(&[]) } else { row };
+                head.enter(workers, backend, arch, t, position + t, row);
             }
             workers.enter(Phase::Attention);
             head.attend(backend, position, !arch.is_encoder());

@@ -5,7 +5,7 @@
 
 use super::Chunk;
 use super::linear::{Norm, Source, Target, copy};
-use crate::arch::{ENCODER, Position, Role};
+use crate::arch::{ENCODER, Position, Role, SHAPING};
 use crate::kernel::Write;
 use crate::math;
 use crate::matrix::Matrix;
@@ -16,7 +16,7 @@ impl<'m, W: Workers + Sync> Chunk<'_, 'm, '_, W> {
     /// the rotary angles of every position of the chunk. Without `token_types` all are 0.
     pub(super) fn embed(&mut self, ids: &[u32], token_types: &[u8]) {
         self.workers.enter(Phase::Embed);
-        let arch = *self.arch();
+        let arch = self.model.arch();
         let dim = self.widths.residual;
         let Some(tokens) = self.model.matrix(Role::TokenEmbedding, 0) else { return };
         for (x, &id) in self.scratch.residual.chunks_exact_mut(dim).zip(ids) {
@@ -32,8 +32,10 @@ impl<'m, W: Workers + Sync> Chunk<'_, 'm, '_, W> {
                 self.add_rows(&positions, |t| first + t);
             }
             Position::Rope => {
-                let roles = [Role::RopeFrequencies, Role::WindowRopeFrequencies];
-                let frequencies = roles.map(|role| self.model.vector(role, 0).unwrap_or(&[]));
+                let vector = |role| self.model.vector(role, 0).unwrap_or(&[]);
+                let own = SHAPING && arch.window_rope;
+                let windowed = if own { vector(Role::WindowRopeFrequencies) } else { &[] };
+                let frequencies = [vector(Role::RopeFrequencies), windowed];
                 for (t, row) in self.scratch.rope.chunks_exact_mut(self.widths.rope).take(self.count).enumerate() {
                     for (row, frequencies) in row.chunks_exact_mut(arch.rotary_dim as usize).zip(frequencies) {
                         rotary_angles(self.position + t, frequencies, row);
@@ -80,7 +82,7 @@ impl<'m, W: Workers + Sync> Chunk<'_, 'm, '_, W> {
     /// `logits = Head · norm(x) (+ bias)`, capped if the model does, for the tokens `first..first + count` of the chunk, into
     /// the scratch's logits. An encoder's tokens are normalised already.
     pub(crate) fn logits(&mut self, first: usize, count: usize) {
-        let arch = *self.arch();
+        let arch = self.model.arch();
         let role = if arch.tied_head { Role::TokenEmbedding } else { Role::Head };
         let Some(head) = self.model.matrix(role, 0) else { return };
         let norm = self.norm_of(Role::FinalNorm, Role::FinalNormBias).filter(|_| !arch.is_encoder());
@@ -92,7 +94,7 @@ impl<'m, W: Workers + Sync> Chunk<'_, 'm, '_, W> {
             self.transform(first, count);
         }
         self.linear(&head, self.model.vector(Role::HeadBias, 0), Write::Store, count, Target::Logits);
-        if cfg!(feature = "shaping") && arch.logit_cap != 0.0 {
+        if SHAPING && arch.logit_cap != 0.0 {
             let logits = self.scratch.logits.get_mut(..count * arch.vocab as usize).unwrap_or(&mut []);
             logits.iter_mut().for_each(|x| *x = math::cap(*x, arch.logit_cap));
         }
@@ -100,7 +102,7 @@ impl<'m, W: Workers + Sync> Chunk<'_, 'm, '_, W> {
 
     /// `norm(act(HeadTransform·x + b))` of the prepared tokens, prepared in their place.
     fn transform(&mut self, first: usize, count: usize) {
-        let (arch, dim) = (*self.arch(), self.widths.residual);
+        let (arch, dim) = (self.model.arch(), self.widths.residual);
         let Some(matrix) = self.model.matrix(Role::HeadTransform, 0) else { return };
         let Some((weight, bias)) = self.norm_of(Role::HeadTransformNorm, Role::HeadTransformNormBias) else { return };
         let shift = self.model.vector(Role::HeadTransformBias, 0);

@@ -1,6 +1,7 @@
 //! Quantize, then multiply: how every matrix of the network is applied.
 
 use super::Chunk;
+use crate::arch::SHAPING;
 use crate::kernel::{Activations, Backend, TileMut, Write};
 use crate::matrix::Matrix;
 use crate::packing::round_up;
@@ -80,7 +81,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
 
     /// Adds `W·x + b`, or the norm of that, to the residual stream of all prepared tokens.
     pub(super) fn add(&mut self, m: &Matrix<'_>, bias: Option<&[f32]>, norm: Option<&[f32]>) {
-        let Some(weight) = norm else {
+        let Some(weight) = norm.filter(|_| SHAPING) else {
             return self.linear(m, bias, Write::Add, self.count, Target::Residual);
         };
         self.linear(m, bias, Write::Store, self.count, Target::Wide);
@@ -102,7 +103,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
 
     /// A sublayer's input: `source`, normalised unless the model norms behind sublayers.
     pub(super) fn input(&mut self, source: Source, (weight, bias): Norm<'_>) {
-        let arch = *self.arch();
+        let arch = self.model.arch();
         self.prepare(source, Phase::Norm, 0, self.count, arch.dim as usize, &|backend, x, row| {
             if arch.norms_behind() {
                 copy(x, row);
@@ -114,7 +115,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
 
     /// `x = norm(x)` for all tokens.
     pub(super) fn norm(&mut self, (weight, bias): Norm<'_>) {
-        let (arch, backend, workers, count) = (*self.arch(), self.backend, self.workers, self.count);
+        let (arch, backend, workers, count) = (self.model.arch(), self.backend, self.workers, self.count);
         let (dim, wide) = (self.widths.residual, self.widths.wide);
         let tokens = share(workers, count);
         let residual = self.scratch.residual.get_mut(..count * dim).unwrap_or(&mut []);

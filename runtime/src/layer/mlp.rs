@@ -9,7 +9,7 @@ use crate::workers::{Phase, Workers};
 
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
     pub(super) fn mlp(&mut self, layer: &Layer<'_>) {
-        let arch = *self.arch();
+        let arch = self.model.arch();
         let norm = match layer.mlp_norm {
             Some(norm) => (norm, layer.mlp_norm_bias),
             None => (layer.attention_norm, layer.attention_norm_bias),

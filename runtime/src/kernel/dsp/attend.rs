@@ -23,7 +23,7 @@ pub(super) fn attend(cache: &HeadCache<'_>, queries: &mut Queries<'_, '_>, out: 
     let shaping = queries.shaping;
     let windowed = shaping.window != 0 && queries.position + tokens > shaping.window;
     let shaped = shaping.cap != 0.0 || windowed || !shaping.slopes.is_empty();
-    let fits = !(cfg!(feature = "shaping") && shaped)
+    let fits = !(crate::arch::SHAPING && shaped)
         && cache.shape.layout == Layout::Dsp
         && head_dim == quads * QUAD
         && cache.places.in_order(positions / TILE)
