@@ -1,5 +1,7 @@
 //! Qwen2 and Qwen2.5: LLaMA with biases of queries, keys and values, and on request a window in the upper layers.
 
+use serde_json::Value;
+
 use super::llama::Draft;
 use super::{Family, Names, rope, sliding_window};
 use crate::Result;
@@ -27,33 +29,29 @@ pub(super) fn common(draft: &mut Draft, config: &Config) -> Result<()> {
         Some(true) => sliding_window(config, Some(4096))?,
         _ => None,
     };
-    if windowed(config, draft.arch.layers)? {
-        match window {
-            // Layers without a window compute the same within that context.
-            Some(window) => draft.cut_to_window(config, window)?,
-            None if config.get("layer_types").is_some() => {
-                return Err(config.error("layer_types", "full_attention in all layers of a model without a window"));
-            }
-            None => {}
+    match (windowed_layers(config, draft.arch.layers)?, window) {
+        (0, _) => Ok(()),
+        (some, Some(window)) if some == draft.arch.layers && window > 0 => {
+            draft.arch.window = if window < draft.arch.context { window } else { 0 };
+            Ok(())
         }
+        // Layers without a window compute the same within that context.
+        (_, Some(window)) => draft.cut_to_window(config, window),
+        (_, None) if config.get("layer_types").is_some() => {
+            Err(config.error("layer_types", "full_attention in all layers of a model without a window"))
+        }
+        (_, None) => Ok(()),
     }
-    Ok(())
 }
 
-/// Whether any layer has the window, if there is one.
-fn windowed(config: &Config, layers: u32) -> Result<bool> {
+/// How many layers have the window, if there is one.
+fn windowed_layers(config: &Config, layers: u32) -> Result<u32> {
     let Some(types) = config.get("layer_types") else {
-        return Ok(config.integer("max_window_layers")?.unwrap_or(28) < layers);
+        return Ok(layers.saturating_sub(config.integer("max_window_layers")?.unwrap_or(28)));
     };
-    let expected = "full_attention or sliding_attention for each layer";
-    let types = types.as_array().filter(|types| types.len() == layers as usize);
-    let sliding = types.and_then(|types| {
-        let sliding = types.iter().map(|name| match name.as_str() {
-            Some("full_attention") => Some(false),
-            Some("sliding_attention") => Some(true),
-            _ => None,
-        });
-        sliding.collect::<Option<Vec<bool>>>()
-    });
-    Ok(sliding.ok_or_else(|| config.error("layer_types", expected))?.contains(&true))
+    let known = |name: &Value| name == "full_attention" || name == "sliding_attention";
+    let types = types.as_array().filter(|types| types.len() == layers as usize && types.iter().all(known));
+    let types =
+        types.ok_or_else(|| config.error("layer_types", "full_attention or sliding_attention for each layer"))?;
+    Ok(types.iter().map(|name| u32::from(name == "sliding_attention")).sum())
 }

@@ -102,19 +102,18 @@ impl Rope {
             Some(rope) => rope,
             None => sizes.rope(&Config::new(config.path(), "", serde_json::Map::new()))?,
         };
-        if config.get("rope_parameters").is_none() && config.get("rope_scaling").is_none() {
-            if !variant.fixed_theta && positive(config, "rope_theta")?.is_none() {
-                notes.push(format!("the configuration names no rope_theta: {DEFAULT_THETA} is assumed"));
-            }
+        let spelled = ["rope_parameters", "rope_scaling", "rope_theta"].iter().any(|field| config.get(field).is_some());
+        if !spelled && !variant.fixed_theta {
+            notes.push(format!("the configuration names no rope_theta: {DEFAULT_THETA} is assumed"));
         }
-        if let Rule::Long { context: original, .. } = rope.rule {
-            if context > original {
-                notes.push(format!(
-                    "LongRoPE: a context of more than {original} positions uses the long factors at every position, \
-                     shorter ones the short factors; transformers chooses by the length of each text. --context \
-                     {original} gives what it computes for short texts"
-                ));
-            }
+        if let Rule::Long { context: original, .. } = rope.rule
+            && context > original
+        {
+            notes.push(format!(
+                "LongRoPE: a context of more than {original} positions uses the long factors at every position, shorter \
+                 ones the short factors; transformers chooses by the length of each text. --context {original} gives \
+                 what it computes for short texts"
+            ));
         }
         Ok(rope)
     }

@@ -64,28 +64,30 @@ fn qwen2_is_llama_with_biases_of_qkv() {
 }
 
 #[test]
-fn qwen2s_window_limits_the_context_where_it_is_used() {
+fn qwen2s_window_limits_what_is_seen_where_it_is_used() {
     let tensors = biased();
-    let sliding = json!(["full_attention", "sliding_attention"]);
-    for (fields, context) in [
-        (json!({"use_sliding_window": false, "sliding_window": 5, "max_window_layers": 0}), 16),
-        (json!({"use_sliding_window": true, "sliding_window": 5, "max_window_layers": 2}), 16),
-        (json!({"use_sliding_window": true, "sliding_window": 5, "max_window_layers": 1}), 5),
+    let types = |first: &str, second: &str| json!([format!("{first}_attention"), format!("{second}_attention")]);
+    let fields = |used: bool, full_layers: u32| json!({"use_sliding_window": used, "sliding_window": 5, "max_window_layers": full_layers});
+    for (fields, context, window) in [
+        (fields(false, 0), 16, 0),
+        (fields(true, 2), 16, 0),
+        (fields(true, 0), 16, 5),
+        // The upper layers only: within the window all see the same.
+        (fields(true, 1), 5, 0),
         // 28 layers are spared if nothing else is said.
-        (json!({"use_sliding_window": true, "sliding_window": 5}), 16),
-        (json!({"use_sliding_window": true, "sliding_window": 16, "max_window_layers": 0}), 16),
+        (json!({"use_sliding_window": true, "sliding_window": 5}), 16, 0),
+        (json!({"use_sliding_window": true, "sliding_window": 16, "max_window_layers": 0}), 16, 0),
         // 4096 if nothing else is said.
-        (json!({"use_sliding_window": true, "max_window_layers": 0}), 16),
-        (json!({"use_sliding_window": true, "sliding_window": null, "max_window_layers": 0}), 16),
-        (json!({"use_sliding_window": true, "sliding_window": 5, "max_window_layers": 2, "layer_types": sliding}), 5),
-        (
-            json!({"use_sliding_window": true, "sliding_window": 5, "max_window_layers": 0,
-                "layer_types": ["full_attention", "full_attention"]}),
-            16,
-        ),
+        (json!({"use_sliding_window": true, "max_window_layers": 0}), 16, 0),
+        (json!({"use_sliding_window": true, "max_window_layers": 0, "max_position_embeddings": 8192}), 8192, 4096),
+        (json!({"use_sliding_window": true, "sliding_window": null, "max_window_layers": 0}), 16, 0),
+        // The list decides.
+        (set(fields(true, 2), "layer_types", types("full", "sliding")), 5, 0),
+        (set(fields(true, 2), "layer_types", types("sliding", "sliding")), 16, 5),
+        (set(fields(true, 0), "layer_types", types("full", "full")), 16, 0),
     ] {
         let (arch, notes) = arch(&tensors, &with(named("qwen2", "Qwen2ForCausalLM"), fields.clone()));
-        assert_eq!((arch.context, notes.len()), (context, usize::from(context == 5)), "{fields}");
+        assert_eq!((arch.context, arch.window, notes.len()), (context, window, usize::from(context == 5)), "{fields}");
         if context == 5 {
             mentions(&notes[0], &["sliding_window 5", "from 16 to 5"]);
         }
