@@ -1,11 +1,9 @@
-//! Encoders' recipes: which stored numbers every tensor of the record gets, and what is refused. As families.rs does it
-//! for decoders.
+//! Encoders: BERT, RoBERTa, XLM-RoBERTa, DistilBERT.
 
 use serde_json::{Value, json};
 use thumbformer::arch::{Activation, Biases, Norm, Position, Role};
 
-mod tiny;
-use tiny::{Tensors, Tiny, mentions, refused};
+use super::tiny::{self, Tensors, Tiny, mentions, refused};
 
 fn bert_config(model_type: &str, class: &str) -> Value {
     json!({
