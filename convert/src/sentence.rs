@@ -33,10 +33,10 @@ pub fn pooling(folder: &Path) -> Result<Option<Pooling>> {
             Some("Transformer" | "Normalize") => {}
             Some("Pooling") => {
                 let path = folder.join(module.string("path")?.unwrap_or(POOLING)).join("config.json");
-                pooling = read(&path)?;
-                if pooling.is_none() {
+                if !path.is_file() {
                     return Err(Error::format(&path, "no such file, expected what modules.json names"));
                 }
+                pooling = read(&path)?;
             }
             _ => return Err(module.error("type", "a Transformer, Pooling or Normalize: no other module is computed")),
         }
@@ -44,7 +44,7 @@ pub fn pooling(folder: &Path) -> Result<Option<Pooling>> {
     Ok(pooling)
 }
 
-/// A pooling module's configuration.
+/// A pooling module's configuration; `None` if there is none, or it leaves the pooling open.
 fn read(path: &Path) -> Result<Option<Pooling>> {
     if !path.is_file() {
         return Ok(None);

@@ -462,17 +462,23 @@ impl Arch {
             "rotary_dim",
             "positive with RoPE and 0 without"
         );
-        rule!(self.token_types <= MAX_TOKEN_TYPES, "token_types", "at most 255");
-        rule!(!self.causal || self.token_types == 0, "token_types", "0 in a causal model");
-        rule!(!(self.post_norm && self.is_parallel()), "post_norm", "false in a parallel model");
-        rule!(self.causal || self.window == 0, "window", "0 in an encoder");
-        rule!(self.causal || !matches!(self.position, Position::Alibi), "position", "learned or RoPE in an encoder");
-        let head = !self.tied_head || self.head_transform || self.biases.head;
-        rule!(
-            !self.headless || !(self.causal || head),
-            "headless",
-            "false in a causal model, and with parts of a head"
-        );
+        if ENCODER {
+            rule!(self.token_types <= MAX_TOKEN_TYPES, "token_types", "at most 255");
+            rule!(!self.causal || self.token_types == 0, "token_types", "0 in a causal model");
+            rule!(!(self.post_norm && self.is_parallel()), "post_norm", "false in a parallel model");
+            rule!(self.causal || self.window == 0, "window", "0 in an encoder");
+            rule!(
+                self.causal || !matches!(self.position, Position::Alibi),
+                "position",
+                "learned or RoPE in an encoder"
+            );
+            let head = !self.tied_head || self.head_transform || self.biases.head;
+            rule!(
+                !self.headless || !(self.causal || head),
+                "headless",
+                "false in a causal model, and with parts of a head"
+            );
+        }
         Ok(())
     }
 
@@ -494,7 +500,7 @@ impl Arch {
 
     /// Logits of a position.
     pub const fn logits(&self) -> u32 {
-        if self.headless { 0 } else { self.vocab }
+        if ENCODER && self.headless { 0 } else { self.vocab }
     }
 
     /// Whether norms stand behind sublayers.
@@ -505,7 +511,7 @@ impl Arch {
 
     /// Layers whose keys and values outlive them: an encoder is done with a layer's when the next one begins.
     pub const fn cached_layers(&self) -> u32 {
-        if self.causal { self.layers } else { 1 }
+        if self.is_encoder() { 1 } else { self.layers }
     }
 
     /// Width of all query heads.
@@ -536,14 +542,14 @@ impl Arch {
             Role::RopeFrequencies => matches!(self.position, Position::Rope),
             Role::AlibiSlopes => SHAPING && matches!(self.position, Position::Alibi),
             Role::WindowRopeFrequencies => SHAPING && self.window_rope,
-            Role::TokenTypeEmbedding => self.token_types > 0,
-            Role::EmbeddingNorm => self.embedding_norm,
-            Role::EmbeddingNormBias => self.embedding_norm && self.biases.norm,
+            Role::TokenTypeEmbedding => ENCODER && self.token_types > 0,
+            Role::EmbeddingNorm => ENCODER && self.embedding_norm,
+            Role::EmbeddingNormBias => ENCODER && self.embedding_norm && self.biases.norm,
             Role::MlpNorm => !matches!(self.wiring, Wiring::ParallelOneNorm),
             Role::MlpNormBias => self.biases.norm && !matches!(self.wiring, Wiring::ParallelOneNorm),
             Role::AttentionNormBias => self.biases.norm,
-            Role::FinalNorm => !self.post_norm,
-            Role::FinalNormBias => !self.post_norm && self.biases.norm,
+            Role::FinalNorm => !self.norms_behind(),
+            Role::FinalNormBias => !self.norms_behind() && self.biases.norm,
             Role::QkvBias => self.biases.qkv,
             Role::AttentionOutBias => self.biases.attention_out,
             Role::MlpUpBias | Role::MlpDownBias => self.biases.mlp,
@@ -551,8 +557,8 @@ impl Arch {
             Role::AttentionOutNorm | Role::MlpOutNorm => SHAPING && self.output_norms,
             Role::Head => !self.tied_head,
             Role::HeadBias => self.biases.head,
-            Role::HeadTransform | Role::HeadTransformBias | Role::HeadTransformNorm => self.head_transform,
-            Role::HeadTransformNormBias => self.head_transform && self.biases.norm,
+            Role::HeadTransform | Role::HeadTransformBias | Role::HeadTransformNorm => ENCODER && self.head_transform,
+            Role::HeadTransformNormBias => ENCODER && self.head_transform && self.biases.norm,
             _ => true,
         }
     }

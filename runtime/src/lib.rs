@@ -37,7 +37,8 @@
 //!
 //! - [`blob`]: the file, byte by byte, and the one parser. [`packing`]: how int8 weights lie in memory.
 //! - [`arch`]: what model families differ in. [`plan`]: how much memory a session needs.
-//! - [`session`]: tokens in, logits out. [`layer`]: the network, layer by layer, with the papers.
+//! - [`session`]: tokens in, logits out; of an encoder a whole text in, a vector for each token out. [`layer`]: the network,
+//!   layer by layer, with the papers.
 //! - [`kernel`]: the inner loops of each instruction set; the only `unsafe` code. [`workers`]: threads.
 //! - [`snapshot`]: a session's state as bytes, so that a fixed beginning is computed once.
 //! - [`decode`]: choosing tokens, and when to stop. [`tokenizer`]: text to tokens and back, on the device.

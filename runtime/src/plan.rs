@@ -4,7 +4,7 @@
 //! size its buffers, so that a model which does not fit does not build; hosts evaluate it at run time. The plan is also
 //! the only place that knows how the buffers are cut.
 
-use crate::arch::{Arch, ArchError};
+use crate::arch::{Arch, ArchError, ENCODER};
 use crate::blob::ALIGN;
 use crate::blob::header::Header;
 use crate::branch;
@@ -139,7 +139,7 @@ impl Widths {
             input: if arch.is_parallel() { dim } else { 0 },
             // The head's transform is normalised beside itself.
             wide: max(
-                if arch.head_transform { 2 * dim } else { dim },
+                if ENCODER && arch.head_transform { 2 * dim } else { dim },
                 max(arch.qkv_width() as usize, arch.up_width() as usize),
             ),
             rope: arch.rotary_dim as usize * if arch.window_rope { 2 } else { 1 },

@@ -5,6 +5,7 @@ mod common;
 
 mod convert;
 mod decoding;
+mod encoder;
 mod eval;
 mod inspect;
 mod run;
@@ -116,7 +117,7 @@ fn help_and_version() {
     assert!(output(convert().arg("--version")).starts_with("convert "));
     assert!(output(program(env!("CARGO_BIN_EXE_thumbformer")).arg("--version")).starts_with("thumbformer "));
     assert!(output(convert().arg("--help")).contains("Examples:"));
-    for subcommand in ["run", "eval", "inspect", "tokenize"] {
+    for subcommand in ["run", "fill", "embed", "eval", "inspect", "tokenize"] {
         assert!(output(thumbformer(subcommand).arg("--help")).contains("Usage: thumbformer"), "{subcommand}");
     }
     refused(&mut convert(), 2, &["<MODEL>", "--help"]);

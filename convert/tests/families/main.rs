@@ -8,6 +8,7 @@ use std::fs;
 use serde_json::{Value, json};
 use thumbformer_convert::source::SpecialTokens;
 
+mod encoders;
 mod gpt2;
 mod hub;
 mod llama;

@@ -38,7 +38,7 @@
 //! All numbers are little-endian.
 
 use super::BlobError;
-use crate::arch::{Activation, Arch, Biases, Norm, Position, Wiring};
+use crate::arch::{Activation, Arch, Biases, ENCODER, Norm, Position, Wiring};
 use crate::packing::{Layout, Packing};
 
 /// First bytes of every blob.
@@ -155,6 +155,9 @@ impl Header {
         if !matches!(group, 0 | 32 | 64) {
             return Err(BlobError::Field { field: "group", found: group });
         }
+        if !ENCODER && (u32_at(b, 120) != 0 || byte(b, 124) != 0 || byte(b, 125) != 0) {
+            return Err(BlobError::Feature { feature: "encoder" });
+        }
         let biases = byte(b, 100);
         if biases > 0b1_1111 {
             return Err(BlobError::Field { field: "biases", found: biases as u32 });
@@ -201,12 +204,12 @@ impl Header {
             logit_cap: f32::from_bits(u32_at(b, 172)),
             window_rope: field!(176, "window_rope", { 0 => false, 1 => true }),
             output_norms: field!(177, "output_norms", { 0 => false, 1 => true }),
-            causal: field!(120, "not_causal", { 0 => true, 1 => false }),
-            post_norm: field!(121, "post_norm", { 0 => false, 1 => true }),
-            token_types: byte(b, 122) as u32,
-            embedding_norm: field!(123, "embedding_norm", { 0 => false, 1 => true }),
-            head_transform: field!(124, "head_transform", { 0 => false, 1 => true }),
-            headless: field!(125, "headless", { 0 => false, 1 => true }),
+            causal: !ENCODER || field!(120, "not_causal", { 0 => true, 1 => false }),
+            post_norm: ENCODER && field!(121, "post_norm", { 0 => false, 1 => true }),
+            token_types: if ENCODER { byte(b, 122) as u32 } else { 0 },
+            embedding_norm: ENCODER && field!(123, "embedding_norm", { 0 => false, 1 => true }),
+            head_transform: ENCODER && field!(124, "head_transform", { 0 => false, 1 => true }),
+            headless: ENCODER && field!(125, "headless", { 0 => false, 1 => true }),
         };
         if let Err(e) = arch.validate() {
             return Err(BlobError::Arch(e));
@@ -215,7 +218,7 @@ impl Header {
         if start != NO_TOKEN && start >= arch.vocab {
             return Err(BlobError::Field { field: "start_token", found: start });
         }
-        let mask = u32_at(b, 56);
+        let mask = if ENCODER { u32_at(b, 56) } else { 0 };
         if mask > arch.vocab {
             return Err(BlobError::Field { field: "mask_token", found: mask - 1 });
         }
@@ -236,7 +239,8 @@ impl Header {
         }
         let mut at = 13;
         while at < HEADER_BYTES {
-            let reserved = matches!(at, 13..16 | 48..56 | 61..64 | 126..128 | 178..HEADER_BYTES);
+            let reserved = matches!(at, 13..16 | 48..56 | 61..64 | 126..128 | 178..HEADER_BYTES)
+                || !ENCODER && matches!(at, 56..61 | 120..126);
             if reserved && byte(b, at) != 0 {
                 return Err(BlobError::NotZero { offset: at as u64 });
             }
@@ -246,7 +250,11 @@ impl Header {
             arch,
             packing: Packing { layout, group },
             special: SpecialTokens { start: if start == NO_TOKEN { None } else { Some(start) }, mask, end, end_count },
-            pooling: field!(60, "pooling", { 0 => Pooling::Mean, 1 => Pooling::First }),
+            pooling: if ENCODER {
+                field!(60, "pooling", { 0 => Pooling::Mean, 1 => Pooling::First })
+            } else {
+                Pooling::Mean
+            },
             tensor_count: u32_at(b, 20),
             file_len: u64_at(b, 24),
             tokenizer_len: u64_at(b, 32),

@@ -29,6 +29,14 @@ impl<W: Workers + Sync> Session<'_, '_, W> {
     /// first and second text (what [`encode_pair`](crate::tokenizer::Tokenizer::encode_pair) gives as segments); without
     /// any, all are 0. [`Session::hidden`], [`Session::token_logits`] and [`Session::embedding`] then answer.
     ///
+    /// ```
+    /// # use thumbformer::{Session, SessionError};
+    /// fn embed(session: &mut Session<'_, '_>, ids: &[u32], vector: &mut [f32]) -> Result<(), SessionError> {
+    ///     session.encode(ids, &[])?; // as the tokenizer's `encode` gave them
+    ///     session.embedding(session.model().header().pooling, vector) // `dim` values, of length 1
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// A model that is no encoder, no tokens, one outside the vocabulary, more than the context has room for; token types,
     /// but not one for each token, or one that the model does not have. The session is then unchanged.
