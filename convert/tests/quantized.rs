@@ -105,7 +105,17 @@ fn the_runtime_computes_what_numpy_computes() {
     }
     // What these add does not depend on groups.
     let others = ["qwen2-yarn", "mistral-windowed", "phi3-long", "stablelm-yarn", "baichuan2"];
-    for name in others.into_iter().chain(["opt", "gpt_bigcode", "gpt_bigcode-mha"]) {
+    for name in others.into_iter().chain([
+        "opt",
+        "gpt_bigcode",
+        "gpt_bigcode-mha",
+        "gpt_neox",
+        "gptj",
+        "bloom",
+        "qwen3",
+        "gemma2",
+        "gemma3",
+    ]) {
         for layout in [Layout::Rows8, Layout::Dsp] {
             errors.extend(compare(name, "expected_int8_g32.json", layout));
         }

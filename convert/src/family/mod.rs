@@ -20,6 +20,7 @@ use crate::{Error, Result};
 mod alibi;
 mod baichuan;
 mod bert;
+mod bloom;
 mod distilbert;
 mod encoder;
 mod falcon;
@@ -51,7 +52,7 @@ struct Family {
 }
 
 /// All of them; nanoGPT is recognised by its tensors.
-const FAMILIES: [Family; 21] = [
+const FAMILIES: [Family; 22] = [
     llama::FAMILY,
     mistral::FAMILY,
     qwen2::FAMILY,
@@ -69,6 +70,7 @@ const FAMILIES: [Family; 21] = [
     gpt_neox::FAMILY,
     gptj::FAMILY,
     falcon::FAMILY,
+    bloom::FAMILY,
     bert::BERT_FAMILY,
     bert::ROBERTA_FAMILY,
     bert::XLM_ROBERTA_FAMILY,

@@ -41,7 +41,7 @@ impl Spelling<'_> {
             Role::Head => self.whole(self.head_name, rows, what),
             role => {
                 let name = self.names.iter().find(|(found, _)| *found == role).map(|(_, name)| name);
-                let outer = matches!(role, Role::TokenEmbedding | Role::PositionEmbedding | Role::FinalNorm);
+                let outer = matches!(role, Role::TokenEmbedding | Role::EmbeddingNorm | Role::FinalNorm);
                 let at = if outer { self.prefix } else { &layer };
                 name.map(|name| self.whole(&format!("{at}{name}"), rows, what)).unwrap_or_default()
             }
@@ -81,6 +81,7 @@ pub(super) fn by_kv_head(arch: &Arch, whole: &Piece) -> Vec<Piece> {
 /// The role of the matrix or norm that a bias belongs to, and what its name ends with.
 fn without_bias(role: Role) -> (Role, &'static str) {
     match role {
+        Role::EmbeddingNormBias => (Role::EmbeddingNorm, "bias"),
         Role::AttentionNormBias => (Role::AttentionNorm, "bias"),
         Role::QkvBias => (Role::Qkv, "bias"),
         Role::AttentionOutBias => (Role::AttentionOut, "bias"),
