@@ -777,8 +777,9 @@ mod tests {
         assert_eq!(Order::new(&full).find(&full, Role::RopeFrequencies, 0), None);
     }
 
+    #[cfg(feature = "encoder")]
     #[test]
-    fn records_that_contradict_themselves_are_refused() {
+    fn encoders_that_contradict_themselves_are_refused() {
         let refused = |arch: Arch, field| assert_eq!(arch.validate().unwrap_err().field, field);
         refused(Arch { token_types: 2, ..Arch::PLAIN }, "token_types");
         let encoder = Arch { causal: false, ..Arch::PLAIN };

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 pub enum PoolingArgument {
     /// The mean of all tokens'.
     Mean,
-    /// That of the first token, BERT's [CLS].
+    /// That of the first token, BERT's `[CLS]`.
     Cls,
 }
 

@@ -325,3 +325,30 @@ impl Header {
         super::crc::crc32(&zeroed) == u32_at(head, CRC_AT)
     }
 }
+
+#[cfg(all(test, not(feature = "encoder")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_of_encoders_are_refused() {
+        let special = SpecialTokens::new(None, &[]).unwrap();
+        let packing = Packing { layout: Layout::Rows8, group: 32 };
+        let (tensor_count, tokenizer_len, file_len, content_crc) = (0, 0, 0, 0);
+        let pooling = Pooling::Mean;
+        let arch = Arch::PLAIN;
+        let head = Header { arch, packing, special, pooling, tensor_count, tokenizer_len, file_len, content_crc };
+        let good = head.to_bytes();
+        assert_eq!(Header::read(&good), Ok(head));
+        for at in 120..126 {
+            let mut bad = good;
+            bad[at] = 1;
+            assert_eq!(Header::read(&bad), Err(BlobError::Feature { feature: "encoder" }), "{at}");
+        }
+        for at in [56, 60] {
+            let mut bad = good;
+            bad[at] = 1;
+            assert_eq!(Header::read(&bad), Err(BlobError::NotZero { offset: at as u64 }));
+        }
+    }
+}

@@ -46,6 +46,7 @@ fn problems() -> impl Strategy<Value = Problem> {
     let shaping = (prop_oneof![2 => Just(0), 1 => 1usize..=210], or(0.5f32, 60.0), or(0.001, 1.0));
     (shape, floats(), floats(), floats(), scale, shaping, any::<u64>()).prop_map(
         |((head_dim, visible, hidden, tokens, group, causal), keys, values, query, query_scale, shaping, seed)| {
+            let shaping = if cfg!(feature = "shaping") { shaping } else { (0, 0.0, 0.0) };
             Problem {
                 head_dim,
                 visible,
