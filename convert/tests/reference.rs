@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::{Expected, Sequence, model, models, open, outside, relative_error, repository};
 use serde::Deserialize;
-use thumbformer::arch::{Activation, Norm, Role};
+use thumbformer::arch::{Activation, Norm, Role, Wiring};
 use thumbformer_convert::Error;
 use thumbformer_convert::recipe::{Part, Recipe, Source as Values};
 use thumbformer_convert::reference::Reference;
@@ -128,6 +128,17 @@ fn mistakes_show() {
         ("head's rows as stored", mistake("baichuan2", &|r| parts(r, Role::Head, &|p| p.unit_rows = false))),
         ("positions from the first row", mistake("opt", &|r| parts(r, Role::PositionEmbedding, &|p| p.first_row = 0))),
         ("scores scaled", mistake("gpt_bigcode-mha", &|r| r.arch.attention_scale = 8f32.powf(-0.5))),
+        ("sequential layers", mistake("gpt_neox", &|r| r.arch.wiring = Wiring::Sequential)),
+        ("pairs as neighbours", mistake("gptj", &|r| parts(r, Role::Qkv, &|p| p.interleaved = None))),
+        ("heads not normalised", mistake("qwen3", &|r| parts(r, Role::QueryNorm, &|p| p.scale = 0.5))),
+        ("norms' weights as stored", mistake("gemma", &|r| parts(r, Role::FinalNorm, &|p| p.offset = 0.0))),
+        ("embedding not scaled", mistake("gemma", &|r| r.arch.embedding_scale = 1.0)),
+        ("scores not capped", mistake("gemma2", &|r| r.arch.score_cap = 0.0)),
+        ("logits not capped", mistake("gemma2", &|r| r.arch.logit_cap = 0.0)),
+        ("a window one longer", mistake("gemma2", &|r| r.arch.window += 1)),
+        ("other layers with the window", mistake("gemma2", &|r| r.arch.global_every = 3)),
+        ("one base", mistake("gemma3", &|r| values(r, Role::WindowRopeFrequencies, &|f| *f *= 0.5))),
+        ("other slopes", mistake("bloom", &|r| values(r, Role::AlibiSlopes, &|s| *s *= 0.5))),
         ("RoPE backwards", mistake("llama-ragged", &|r| values(r, Role::RopeFrequencies, &|f| *f = -*f))),
     ];
     for (what, error) in errors {

@@ -28,7 +28,7 @@ fn recipe(names: &Names<'_>, config: &Config, overrides: &Overrides) -> Result<R
     }
     let variant = rope::Variant { fixed_theta: true, ..rope::Variant::default() };
     // The larger models name their context so; else it is of the generation code.
-    let own = ["alibi", "gradient_checkpointing", "model_max_length", "rms_norm_eps"];
+    let own = ["alibi", "model_max_length", "rms_norm_eps", "z_loss_weight"];
     let renamed = config.renamed("model_max_length", "max_position_embeddings");
     let config = if config.get("max_position_embeddings").is_none() { &renamed } else { config };
     let mut draft = Draft::with_rope(names, config, &own, |head_dim, context, notes| {

@@ -12,7 +12,7 @@ use crate::source::Overrides;
 pub(super) const FAMILY: Family = Family { name: "bloom", classes: &["BloomForCausalLM", "BloomModel"], recipe };
 
 /// Fields that are read, or say nothing.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 18] = [
     "apply_residual_connection_post_layernorm",
     // Of mixed precision and of how the training was spread over machines.
     "attention_softmax_in_fp32",
@@ -29,6 +29,7 @@ const FIELDS: [&str; 17] = [
     "offset_alibi",
     "seq_length",
     "skip_bias_add",
+    "skip_bias_add_qkv",
     "tie_word_embeddings",
     "vocab_size",
 ];

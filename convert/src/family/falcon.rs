@@ -13,9 +13,10 @@ use crate::source::Overrides;
 pub(super) const FAMILY: Family = Family { name: "falcon", classes: &["FalconForCausalLM", "FalconModel"], recipe };
 
 /// Fields that are read here; those of [`rope`] come on top.
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 17] = [
     "activation",
     "alibi",
+    "apply_residual_connection_post_layernorm",
     "bias",
     "ffn_hidden_size",
     "hidden_size",
@@ -48,6 +49,7 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     config.refuse_unknown(&[FIELDS.as_slice(), &rope::FIELDS].concat())?;
     // Its biases are products in bfloat16, which the model was trained with and f32 does not give.
     fixed(config, "alibi", false)?;
+    fixed(config, "apply_residual_connection_post_layernorm", false)?;
     let mut notes = Vec::new();
     let (dim, heads, head_dim) = heads_of(config, "hidden_size", "num_attention_heads")?;
     let context = config.integer("max_position_embeddings")?.unwrap_or(2048);

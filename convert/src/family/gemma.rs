@@ -33,7 +33,9 @@ fn first(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
 }
 
 /// Fields of the second and third.
-const LATER: [&str; 11] = [
+const LATER: [&str; 12] = [
+    // Repeated by layer_types.
+    "_sliding_window_pattern",
     "attention_bias",
     "attn_logit_softcapping",
     // A setting of the cache.

@@ -5,6 +5,10 @@
 //! against the checkpoint. Every tensor must be there, be used or be known as a buffer without meaning, and have exactly
 //! the shape the configuration implies: a converter that guesses makes models that are subtly wrong. Values are read
 //! later, through the [`Recipe`].
+//!
+//! What each family's models ask of the record, as far as it shows in the tests' models:
+//!
+#![doc = include_str!("table.md")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -76,6 +80,11 @@ const FAMILIES: [Family; 22] = [
     bert::XLM_ROBERTA_FAMILY,
     distilbert::FAMILY,
 ];
+
+/// Names of all families, as `model_type` and errors spell them.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|family| family.name).chain([nanogpt::NAME])
+}
 
 /// Recognises a checkpoint's family and makes its recipe.
 ///

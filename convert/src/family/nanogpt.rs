@@ -11,6 +11,9 @@ use crate::config::Config;
 use crate::recipe::Recipe;
 use crate::{Error, Result};
 
+/// The family as summaries name it; no configuration does.
+pub(super) const NAME: &str = "nanogpt";
+
 /// Fields of `model_args`, and of the training configuration where a file holds all of it.
 const FIELDS: [&str; 37] = [
     "n_layer",
@@ -111,6 +114,5 @@ pub(super) fn recipe(names: &Names<'_>, config: Option<&Config>) -> Result<Recip
     let layout = Layout { prefix: "transformer.", transposed: false, scale_by_layer: false, fused: Fused::Whole, head };
     let pieces = |spec: TensorSpec| layout.pieces(&arch, names, spec);
     let ignorable = |name: &str| layout.ignorable(name);
-    Plan { family: "nanogpt", arch, computed: Vec::new(), pieces: &pieces, ignorable: &ignorable, notes }
-        .assemble(names)
+    Plan { family: NAME, arch, computed: Vec::new(), pieces: &pieces, ignorable: &ignorable, notes }.assemble(names)
 }

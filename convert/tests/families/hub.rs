@@ -1,7 +1,9 @@
 //! Configurations as their authors publish them, with tiny sizes in place of theirs: every field is known.
 
 use serde_json::{Value, json};
-use thumbformer::arch::{Arch, Role};
+use thumbformer::arch::{Activation, Arch, Position, Role, Wiring};
+use thumbformer_convert::family;
+use thumbformer_convert::source::{Overrides, Source};
 
 use crate::tiny::{Tensors, Tiny, mentions};
 
@@ -236,4 +238,171 @@ fn starcoder_is_accepted() {
     let recipe = tiny.recipe().unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((recipe.family, recipe.arch.kv_heads, recipe.notes.len()), ("gpt_bigcode", 1, 0));
     assert_eq!(tiny.read(Role::Qkv, 0).len(), 12 * 6);
+}
+
+/// The recipe of a fixture's tensors with a configuration as it is published, but for sizes, which are the fixture's.
+fn published(fixture: &str, mut config: Value) -> (Arch, Vec<String>) {
+    let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models");
+    let read = |name: &str| std::fs::read(models.join(fixture).join(name)).expect(name);
+    let own: Value = serde_json::from_slice(&read("config.json")).expect("JSON");
+    for (field, value) in own.as_object().expect("fields") {
+        if value.is_u64() && config.get(field).is_some() {
+            config[field] = value.clone();
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("model.safetensors"), read("model.safetensors")).expect("written");
+    std::fs::write(folder.path().join("config.json"), config.to_string()).expect("written");
+    let source = Source::find(folder.path(), &Overrides::default()).expect("a source");
+    let recipe = family::recognise(&source).unwrap_or_else(|error| panic!("{error}"));
+    (recipe.arch, recipe.notes)
+}
+
+#[test]
+fn pythia_is_accepted() {
+    let config = json!({
+        "architectures": ["GPTNeoXForCausalLM"], "bos_token_id": 0, "eos_token_id": 0, "hidden_act": "gelu",
+        "hidden_size": 768, "initializer_range": 0.02, "intermediate_size": 3072, "layer_norm_eps": 1e-5,
+        "max_position_embeddings": 2048, "model_type": "gpt_neox", "num_attention_heads": 12,
+        "num_hidden_layers": 12, "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": false,
+        "torch_dtype": "float16", "transformers_version": "4.24.0", "use_cache": true,
+        "use_parallel_residual": true, "vocab_size": 50304
+    });
+    let (arch, notes) = published("gpt_neox", config);
+    assert_eq!((arch.rotary_dim, arch.wiring, notes.len()), (2, Wiring::Parallel, 0));
+}
+
+#[test]
+fn gpt_j_is_accepted() {
+    let config = json!({
+        "activation_function": "gelu_new", "architectures": ["GPTJForCausalLM"], "attn_pdrop": 0.0,
+        "bos_token_id": 50256, "embd_pdrop": 0.0, "eos_token_id": 50256, "gradient_checkpointing": false,
+        "initializer_range": 0.02, "layer_norm_epsilon": 1e-5, "model_type": "gptj", "n_embd": 4096, "n_head": 16,
+        "n_inner": null, "n_layer": 28, "n_positions": 2048, "resid_pdrop": 0.0, "rotary": true, "rotary_dim": 64,
+        "scale_attn_weights": true, "summary_activation": null, "summary_first_dropout": 0.1,
+        "summary_proj_to_labels": true, "summary_type": "cls_index", "summary_use_proj": true,
+        "task_specific_params": {"text-generation": {"do_sample": true}}, "tie_word_embeddings": false,
+        "tokenizer_class": "GPT2Tokenizer", "transformers_version": "4.18.0.dev0", "use_cache": true,
+        "vocab_size": 50400
+    });
+    let (arch, notes) = published("gptj", config);
+    assert_eq!((arch.rotary_dim, arch.biases.head, notes.len()), (4, true, 0));
+}
+
+#[test]
+fn phi_2_is_accepted() {
+    let config = json!({
+        "_name_or_path": "microsoft/phi-2", "architectures": ["PhiForCausalLM"], "attention_dropout": 0.0,
+        "bos_token_id": 50256, "embd_pdrop": 0.0, "eos_token_id": 50256, "hidden_act": "gelu_new",
+        "hidden_size": 2560, "initializer_range": 0.02, "intermediate_size": 10240, "layer_norm_eps": 1e-5,
+        "max_position_embeddings": 2048, "model_type": "phi", "num_attention_heads": 32, "num_hidden_layers": 32,
+        "num_key_value_heads": 32, "partial_rotary_factor": 0.25, "qk_layernorm": false, "resid_pdrop": 0.1,
+        "rope_scaling": null, "rope_theta": 10000.0, "tie_word_embeddings": false, "torch_dtype": "float16",
+        "transformers_version": "4.37.0", "use_cache": true, "vocab_size": 51200
+    });
+    let (arch, notes) = published("phi", config);
+    assert_eq!((arch.rotary_dim, arch.wiring, notes.len()), (2, Wiring::ParallelOneNorm, 0));
+}
+
+#[test]
+fn falcon_7b_and_bloom_are_accepted() {
+    let falcon = json!({
+        "alibi": false, "apply_residual_connection_post_layernorm": false, "architectures": ["FalconForCausalLM"],
+        "attention_dropout": 0.0, "auto_map": {"AutoConfig": "configuration_falcon.FalconConfig"}, "bias": false,
+        "bos_token_id": 11, "eos_token_id": 11, "hidden_dropout": 0.0, "hidden_size": 4544,
+        "initializer_range": 0.02, "layer_norm_epsilon": 1e-5, "model_type": "falcon", "multi_query": true,
+        "new_decoder_architecture": false, "num_attention_heads": 71, "num_hidden_layers": 32,
+        "parallel_attn": true, "torch_dtype": "bfloat16", "transformers_version": "4.27.4", "use_cache": true,
+        "vocab_size": 65024
+    });
+    let (arch, notes) = published("falcon", falcon);
+    assert_eq!((arch.kv_heads, arch.context, arch.tied_head), (1, 2048, true));
+    mentions(&notes.join("\n"), &["rope_theta"]);
+    let bloom = json!({
+        "apply_residual_connection_post_layernorm": false, "architectures": ["BloomForCausalLM"],
+        "attention_dropout": 0.0, "attention_softmax_in_fp32": true, "bias_dropout_fusion": true,
+        "bos_token_id": 1, "eos_token_id": 2, "hidden_dropout": 0.0, "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-5, "masked_softmax_fusion": true, "model_type": "bloom", "n_embed": 48,
+        "n_inner": null, "n_layer": 24, "num_attention_heads": 6, "offset_alibi": 100, "pad_token_id": 3,
+        "pretraining_tp": 1, "skip_bias_add": true, "skip_bias_add_qkv": false, "slow_but_exact": false,
+        "transformers_version": "4.20.0", "unk_token_id": 0, "use_cache": true, "vocab_size": 250880
+    });
+    let (arch, notes) = published("bloom", bloom);
+    assert_eq!((arch.heads, arch.context, arch.position), (6, 2048, Position::Alibi));
+    mentions(&notes[0], &["seq_length", "2048"]);
+}
+
+#[test]
+fn qwen3_and_gemmas_are_accepted() {
+    let qwen3 = json!({
+        "architectures": ["Qwen3ForCausalLM"], "attention_bias": true, "attention_dropout": 0.0,
+        "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024,
+        "initializer_range": 0.02, "intermediate_size": 3072, "max_position_embeddings": 40960,
+        "max_window_layers": 28, "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28,
+        "num_key_value_heads": 8, "rms_norm_eps": 1e-6, "rope_scaling": null, "rope_theta": 1000000,
+        "sliding_window": null, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+        "transformers_version": "4.51.0", "use_cache": true, "use_sliding_window": false, "vocab_size": 151936
+    });
+    let (arch, notes) = published("qwen3", qwen3);
+    assert!(arch.head_norm && arch.window == 0 && notes.is_empty(), "{notes:?}");
+
+    let gemma = json!({
+        "architectures": ["GemmaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 2,
+        "eos_token_id": 1, "head_dim": 256, "hidden_act": "gelu", "hidden_activation": null, "hidden_size": 2048,
+        "initializer_range": 0.02, "intermediate_size": 16384, "max_position_embeddings": 8192,
+        "model_type": "gemma", "num_attention_heads": 8, "num_hidden_layers": 18, "num_key_value_heads": 1,
+        "pad_token_id": 0, "rms_norm_eps": 1e-6, "rope_scaling": null, "rope_theta": 10000.0,
+        "torch_dtype": "bfloat16", "transformers_version": "4.38.0.dev0", "use_cache": true, "vocab_size": 256000
+    });
+    let (arch, notes) = published("gemma", gemma.clone());
+    assert_eq!((arch.activation, arch.tied_head, notes.len()), (Activation::GeluTanh, true, 0));
+
+    let mut second = gemma.clone();
+    second["model_type"] = json!("gemma2");
+    second["architectures"] = json!(["Gemma2ForCausalLM"]);
+    second["hidden_act"] = json!("gelu_pytorch_tanh");
+    second["hidden_activation"] = json!("gelu_pytorch_tanh");
+    for (field, value) in [
+        ("attn_logit_softcapping", json!(50.0)),
+        ("cache_implementation", json!("hybrid")),
+        ("final_logit_softcapping", json!(30.0)),
+        ("query_pre_attn_scalar", json!(256)),
+        ("sliding_window", json!(4096)),
+    ] {
+        second[field] = value;
+    }
+    let (arch, notes) = published("gemma2", second);
+    assert_eq!((arch.score_cap, arch.logit_cap, notes.len()), (50.0, 30.0, 0));
+    assert_eq!((arch.window, arch.global_every, arch.window_rope), (37, 2, false));
+
+    let kinds = ["sliding_attention", "sliding_attention", "sliding_attention"];
+    let third = json!({
+        "_sliding_window_pattern": 6, "architectures": ["Gemma3ForCausalLM"], "attention_bias": false,
+        "attention_dropout": 0.0, "attn_logit_softcapping": null, "bos_token_id": 2, "eos_token_id": 1,
+        "final_logit_softcapping": null, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": 640, "initializer_range": 0.02, "intermediate_size": 2048, "layer_types": kinds,
+        "max_position_embeddings": 32768, "model_type": "gemma3_text", "num_attention_heads": 4,
+        "num_hidden_layers": 18, "num_key_value_heads": 1, "pad_token_id": 0, "query_pre_attn_scalar": 256,
+        "rms_norm_eps": 1e-6, "rope_local_base_freq": 10000.0, "rope_scaling": null, "rope_theta": 1000000.0,
+        "sliding_window": 512, "torch_dtype": "bfloat16", "transformers_version": "4.55.0.dev0",
+        "use_bidirectional_attention": false, "use_cache": true, "vocab_size": 262144
+    });
+    let (arch, notes) = published("gemma3", third);
+    assert_eq!((arch.window, arch.global_every, arch.window_rope, notes.len()), (33, 0, true, 0));
+}
+
+#[test]
+fn baichuan_2_13b_is_accepted() {
+    let config = json!({
+        "architectures": ["BaichuanForCausalLM"],
+        "auto_map": {"AutoConfig": "configuration_baichuan.BaichuanConfig"}, "tokenizer_class": "BaichuanTokenizer",
+        "bos_token_id": 1, "eos_token_id": 2, "gradient_checkpointing": false, "hidden_act": "silu",
+        "hidden_size": 5120, "initializer_range": 0.02, "intermediate_size": 13696, "model_max_length": 4096,
+        "model_type": "baichuan", "num_attention_heads": 40, "num_hidden_layers": 40, "pad_token_id": 0,
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+        "transformers_version": "4.29.2", "use_cache": true, "vocab_size": 125696, "z_loss_weight": 0
+    });
+    let (arch, notes) = published("baichuan2-alibi", config);
+    assert_eq!((arch.position, arch.context, notes.len()), (Position::Alibi, 64, 2));
+    mentions(&notes[0], &["ALiBi", "model_max_length"]);
 }

@@ -15,6 +15,7 @@ mod llama;
 mod others;
 mod relatives;
 mod rope;
+mod table;
 #[path = "../tiny/mod.rs"]
 mod tiny;
 
