@@ -36,21 +36,42 @@ pub enum Text {
     Given(Vec<u32>),
 }
 
-/// The mean keys of each layer: `kv_heads · head_dim` values, to be added to those the model already subtracts.
+/// The mean keys of each layer: `kv_heads · head_dim` values.
+#[derive(Clone, Debug, Default)]
+pub struct MeanKeys {
+    /// Of a sequence's own tokens.
+    pub own: Vec<Vec<f32>>,
+    /// Of a source's tokens, as the decoder of an encoder-decoder sees them.
+    pub cross: Vec<Vec<f32>>,
+    /// Of a source's tokens in the encoder of an encoder-decoder.
+    pub source: Vec<Vec<f32>>,
+}
+
+/// The mean keys of each layer, to be added to those the model already subtracts. An encoder-decoder is shown random
+/// sources, or the text given, and answers them in its own words.
 ///
 /// # Errors
 /// A token outside the vocabulary, or a model too large for this machine's memory.
-pub fn mean_keys(model: Model<'_>, text: &Text) -> Result<Vec<Vec<f32>>> {
+pub fn mean_keys(model: Model<'_>, text: &Text) -> Result<MeanKeys> {
     let arch = *model.arch();
     let context = arch.context.min(1024);
     let usage = |e: &dyn std::error::Error| Error::Usage(format!("measuring mean keys: {e}"));
-    let plan = Plan::for_header(model.header(), Limits::new(context, 64)).map_err(|e| usage(&e))?;
+    let mut plan = Plan::for_header(model.header(), Limits::new(context, 64)).map_err(|e| usage(&e))?;
+    let encoder = model.source();
+    if let Some(encoder) = &encoder {
+        let positions = encoder.arch().context.min(ENCODED as u32);
+        plan = plan.with_source(encoder.header(), positions).map_err(|e| usage(&e))?;
+    }
     let (mut cache, mut scratch) =
         (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
     let pool = Pool::new(rayon::current_num_threads());
     let session = Session::with(model, &plan, &mut cache, &mut scratch, Backend::detect(), pool);
     let mut session = session.map_err(|e| usage(&e))?;
-    let mut sum = Sum::new(&session);
+    let mut sum = Sum::new(&arch);
+    if let Some(encoder) = &encoder {
+        return answers(&mut session, encoder.arch(), text, sum).map_err(|e| usage(&e));
+    }
+    let own = |sum: Sum| MeanKeys { own: sum.means(), ..MeanKeys::default() };
     if arch.is_encoder() {
         let random;
         let ids = match text {
@@ -66,7 +87,7 @@ pub fn mean_keys(model: Model<'_>, text: &Text) -> Result<Vec<Vec<f32>>> {
                 .map_err(|e| usage(&e))?;
             sum.positions += window.len();
         }
-        return Ok(sum.means());
+        return Ok(own(sum));
     }
     match text {
         Text::Given(ids) => {
@@ -82,7 +103,37 @@ pub fn mean_keys(model: Model<'_>, text: &Text) -> Result<Vec<Vec<f32>>> {
             own_words(&mut session, tokens, *seed, |session| sum.add(session)).map_err(|e| usage(&e))?;
         }
     }
-    Ok(sum.means())
+    Ok(own(sum))
+}
+
+/// An encoder-decoder's.
+fn answers<W: Workers + Sync>(
+    session: &mut Session<'_, '_, W>,
+    encoder: &Arch,
+    text: &Text,
+    mut own: Sum,
+) -> Result<MeanKeys, SessionError> {
+    let arch = *session.model().arch();
+    let (mut cross, mut source) = (Sum::new(&arch), Sum::new(encoder));
+    let (ids, seed) = match text {
+        Text::Given(ids) => (ids.clone(), 0),
+        Text::Generated { seed } => (random_tokens(encoder, *seed), *seed),
+    };
+    let affordable = (BUDGET / arch.parameters().max(1)) as usize;
+    let tokens = TOKENS.min(affordable).max(FEWEST_TOKENS);
+    let room = session.source_context().max(1);
+    let windows = ids.len().div_ceil(room).max(1);
+    for (turn, window) in (0..).zip(ids.chunks(room)) {
+        session.encode_source_with(window, |layer, keys| source.add_layer(layer, window.len(), keys))?;
+        source.positions += window.len();
+        let mut key = vec![0f32; cross.head_dim];
+        cross.add_keys(window.len(), |layer, head, position| {
+            session.cached_source_key(layer, head, position, &mut key);
+            key.clone()
+        });
+        own_words(session, (tokens / windows).max(1), seed + turn, |session| own.add(session))?;
+    }
+    Ok(MeanKeys { own: own.means(), cross: cross.means(), source: source.means() })
 }
 
 /// Tokens of any kind.
@@ -152,8 +203,7 @@ struct Sum {
 }
 
 impl Sum {
-    fn new<W: Workers + Sync>(session: &Session<'_, '_, W>) -> Self {
-        let arch = session.model().arch();
+    fn new(arch: &Arch) -> Self {
         let heads = (arch.layers * arch.kv_heads) as usize;
         Self {
             keys: vec![vec![0.0; arch.head_dim as usize]; heads],
@@ -164,15 +214,23 @@ impl Sum {
     }
 
     fn add<W: Workers + Sync>(&mut self, session: &mut Session<'_, '_, W>) {
-        let heads = (self.keys.len() / self.layers) as u32;
         let mut key = vec![0f32; self.head_dim];
+        self.add_keys(session.position(), |layer, head, position| {
+            session.cached_key(layer, head, position, &mut key);
+            key.clone()
+        });
+    }
+
+    /// Adds what `key` gives for each layer, head and position.
+    fn add_keys(&mut self, positions: usize, mut key: impl FnMut(u32, u32, usize) -> Vec<f32>) {
+        let heads = (self.keys.len() / self.layers) as u32;
         for (i, sum) in (0u32..).zip(&mut self.keys) {
-            for position in 0..session.position() {
-                session.cached_key(i / heads, i % heads, position, &mut key);
+            for position in 0..positions {
+                let key = key(i / heads, i % heads, position);
                 sum.iter_mut().zip(&key).for_each(|(sum, key)| *sum += f64::from(*key));
             }
         }
-        self.positions += session.position();
+        self.positions += positions;
     }
 
     /// Adds the keys of one layer of an encoder.

@@ -18,8 +18,14 @@ pub trait Engine {
     /// Positions in use.
     fn position(&self) -> usize;
 
-    /// Forgets everything.
+    /// Forgets everything but a source.
     fn reset(&mut self);
+
+    /// Takes in a source, of an encoder-decoder, in place of the one before, and forgets everything else.
+    ///
+    /// # Errors
+    /// As [`Session::encode_source`].
+    fn encode_source(&mut self, ids: &[u32]) -> Result<()>;
 
     /// Forgets all but the first `position` tokens.
     ///
@@ -113,6 +119,10 @@ impl<W: Workers + Sync> Engine for Session<'_, '_, W> {
         Session::reset(self);
     }
 
+    fn encode_source(&mut self, ids: &[u32]) -> Result<()> {
+        Ok(Session::encode_source(self, ids)?)
+    }
+
     fn rewind(&mut self, position: usize) -> Result<()> {
         Ok(Session::rewind(self, position)?)
     }
@@ -181,6 +191,11 @@ impl Engine for Branches {
     fn reset(&mut self) {
         self.others.clear();
         self.first.reset();
+    }
+
+    fn encode_source(&mut self, ids: &[u32]) -> Result<()> {
+        self.others.clear();
+        self.first.encode_source(ids)
     }
 
     fn rewind(&mut self, position: usize) -> Result<()> {

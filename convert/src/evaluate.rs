@@ -83,8 +83,62 @@ pub fn text(
 /// A sequence longer than the context, an id outside the vocabulary, a reference of another vocabulary.
 pub fn windows<'w>(
     model: &mut dyn Engine,
-    mut reference: Option<&mut dyn Engine>,
+    reference: Option<&mut dyn Engine>,
     windows: impl Iterator<Item = &'w [u32]>,
+    progress: impl FnMut(usize),
+) -> Result<TextReport> {
+    score(model, reference, windows.map(|ids| Scored { source: None, ids, given: 1 }), progress)
+}
+
+/// A source and what should be answered to it, for an encoder-decoder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What the encoder is given.
+    pub source: Vec<u32>,
+    /// What the decoder is given: what every answer starts with, then the answer.
+    pub ids: Vec<u32>,
+    /// How many of these start every answer, and are not scored.
+    pub given: usize,
+}
+
+/// Scores the answers to sources.
+///
+/// # Errors
+/// As [`windows`], or a source that is empty or does not fit.
+pub fn records(
+    model: &mut dyn Engine,
+    reference: Option<&mut dyn Engine>,
+    records: &[Record],
+    progress: impl FnMut(usize),
+) -> Result<TextReport> {
+    let scored =
+        records.iter().map(|record| Scored { source: Some(&record.source), ids: &record.ids, given: record.given });
+    score(model, reference, scored, progress)
+}
+
+/// A sequence to score, behind its first tokens.
+struct Scored<'s> {
+    source: Option<&'s [u32]>,
+    ids: &'s [u32],
+    given: usize,
+}
+
+impl Scored<'_> {
+    fn begin(&self, engine: &mut dyn Engine) -> Result<()> {
+        match self.source {
+            Some(source) => engine.encode_source(source),
+            None => {
+                engine.reset();
+                Ok(())
+            }
+        }
+    }
+}
+
+fn score<'s>(
+    model: &mut dyn Engine,
+    mut reference: Option<&mut dyn Engine>,
+    sequences: impl Iterator<Item = Scored<'s>>,
     mut progress: impl FnMut(usize),
 ) -> Result<TextReport> {
     if let Some(reference) = &reference
@@ -99,17 +153,18 @@ pub fn windows<'w>(
     let (mut own, mut other) = (Sum::default(), Sum::default());
     let mut compared = Comparison::default();
     let mut rows = Rows::default();
-    for window in windows {
-        model.reset();
+    for sequence in sequences {
+        sequence.begin(model)?;
         if let Some(reference) = &mut reference {
-            reference.reset();
+            sequence.begin(*reference)?;
         }
-        for (block, given) in window.chunks(BLOCK).enumerate() {
-            // The token that each position should have predicted; none behind the window's last one.
-            let next = window.get(block * BLOCK + 1..).unwrap_or(&[]);
+        for (block, given) in sequence.ids.chunks(BLOCK).enumerate() {
+            let first = block * BLOCK + 1;
+            // The token that each position should have predicted; none behind the last one.
+            let next = |i: usize| sequence.ids.get(first + i).filter(|_| first + i >= sequence.given);
             rows.0.clear();
             model.score(given, &mut |i, logits| {
-                if let Some(&id) = next.get(i) {
+                if let Some(&id) = next(i) {
                     own.add(logits, id);
                     if reference.is_some() {
                         rows.0.extend_from_slice(logits);
@@ -118,9 +173,11 @@ pub fn windows<'w>(
             })?;
             if let Some(reference) = &mut reference {
                 reference.score(given, &mut |i, logits| {
-                    if let Some(&id) = next.get(i) {
+                    if let Some(&id) = next(i) {
                         other.add(logits, id);
-                        compared.add(rows.row(i, logits.len()), logits, id);
+                        // The first rows of a sequence may not be scored.
+                        let skipped = (sequence.given.saturating_sub(first)).min(given.len());
+                        compared.add(rows.row(i - skipped, logits.len()), logits, id);
                     }
                 })?;
             }
@@ -204,6 +261,8 @@ impl Comparison {
 /// A request and its answer, in tokens.
 #[derive(Clone, Debug)]
 pub struct Pair {
+    /// What the encoder of an encoder-decoder is given; the request is then what every answer starts with.
+    pub source: Option<Vec<u32>>,
     /// The request as the model is asked, prompt format included.
     pub prompt: Vec<u32>,
     /// The answer, without an end token.
@@ -247,7 +306,10 @@ pub fn pairs(
         let given: Vec<u32> = pair.prompt.iter().chain(&pair.answer).copied().collect();
         let no_prompt = || Error::Usage(format!("pair {}: found no prompt tokens, expected at least 1", index + 1));
         let first = pair.prompt.len().checked_sub(1).ok_or_else(no_prompt)?;
-        model.reset();
+        match &pair.source {
+            Some(source) => model.encode_source(source)?,
+            None => model.reset(),
+        }
         let mut greedy = true;
         model.score(&given, &mut |i, logits| {
             if let Some(&id) = i.checked_sub(first).and_then(|i| answer.get(i)) {

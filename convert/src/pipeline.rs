@@ -15,7 +15,8 @@ use thumbformer::blob::header::{HEADER_BYTES, MAX_END_TOKENS, Pooling, SpecialTo
 use thumbformer::packing::{Layout, Packing};
 use thumbformer::tokenizer::EncodeOptions;
 
-use crate::calibrate::{self, Text};
+use crate::calibrate::{self, MeanKeys, Text};
+use crate::checkpoint::Checkpoint;
 use crate::memory::AlignedBytes;
 use crate::output::Output;
 use crate::recipe::Recipe;
@@ -55,7 +56,8 @@ pub enum Calibration {
     File(PathBuf),
     /// Nothing: keys are not centred.
     None,
-    /// Already measured, or made up: for each layer `kv_heads · head_dim` values.
+    /// Already measured, or made up: for each layer `kv_heads · head_dim` values. Of an encoder-decoder those of the
+    /// decoder's own keys; others are not centred.
     Means(Vec<Vec<f32>>),
 }
 
@@ -89,6 +91,8 @@ pub struct Prepared {
     pub recipe: Recipe,
     /// The packed tokenizer.
     pub tokenizer: Option<Packed>,
+    /// The encoder's packed tokenizer, of an encoder-decoder; `None` if it is the same.
+    pub source_tokenizer: Option<Packed>,
     /// Tokens that start and end sequences.
     pub special: SpecialTokens,
     /// How one vector is made of a text's: an encoder's, as sentence-transformers' files beside it say.
@@ -138,7 +142,13 @@ impl Prepared {
             recipe.limit_context(context)?;
         }
         let mut notes = recipe.notes.clone();
-        let tokenizer = open_tokenizer(&source, &options, &recipe.arch, &mut notes)?;
+        if recipe.source.is_some() {
+            suppress(&source, &mut recipe, &mut notes)?;
+        }
+        let (tokenizer, source_tokenizer) = match &recipe.source {
+            Some(encoder) => open_tokenizers(&source, &options, &recipe.arch, &encoder.arch, &mut notes)?,
+            None => (open_tokenizer(&source, &options, &recipe.arch, &mut notes)?, None),
+        };
         let special = special_tokens(&source, &recipe.arch, tokenizer.as_ref(), &mut notes)?;
         let calibration = match &options.calibration {
             Calibration::File(path) => read_calibration(path, tokenizer.as_ref())?,
@@ -146,7 +156,7 @@ impl Prepared {
         };
         let pooling = if recipe.arch.causal { None } else { sentence::pooling(&source.folder)? };
         let pooling = pooling.unwrap_or_default();
-        Ok(Self { source, recipe, tokenizer, special, pooling, notes, options, calibration })
+        Ok(Self { source, recipe, tokenizer, source_tokenizer, special, pooling, notes, options, calibration })
     }
 
     fn plan(&self) -> Plan<'_> {
@@ -156,6 +166,16 @@ impl Prepared {
             special: self.special,
             pooling: self.pooling,
             tokenizer: self.tokenizer.as_ref().map_or(&[], |t| &t.section),
+            source: self.recipe.source.as_ref().map(|recipe| {
+                Box::new(Plan {
+                    arch: recipe.arch,
+                    packing: self.options.packing,
+                    special: SpecialTokens::NONE,
+                    pooling: Pooling::default(),
+                    tokenizer: self.source_tokenizer.as_ref().map_or(&[], |t| &t.section),
+                    source: None,
+                })
+            }),
         }
     }
 
@@ -180,15 +200,22 @@ impl Prepared {
         buffered.flush().map_err(failed)?;
         drop(buffered);
         let seal = |output: &mut Output| -> Result<()> {
+            if let Some(source) = &plan.source {
+                let offset = plan.source_offset();
+                let map = mapped::map(output.file(), path)?;
+                let head = source.seal(map.get(offset as usize..).unwrap_or(&[]));
+                output.file().seek(SeekFrom::Start(offset)).map_err(failed)?;
+                output.file().write_all(&head).map_err(failed)?;
+            }
             let head = plan.seal(&mapped::map(output.file(), path)?);
             output.file().seek(SeekFrom::Start(0)).map_err(failed)?;
             output.file().write_all(&head).map_err(failed)
         };
         seal(&mut output)?;
         let means = self.mean_keys(&mapped::map(output.file(), path)?, progress)?;
-        for (range, means) in mean_ranges(&plan).zip(means) {
+        for (range, means) in mean_ranges(&plan, &means) {
             output.file().seek(SeekFrom::Start(range.start)).map_err(failed)?;
-            output.file().write_all(bytemuck::cast_slice(&means)).map_err(failed)?;
+            output.file().write_all(bytemuck::cast_slice(means)).map_err(failed)?;
         }
         progress.step("checking the file");
         seal(&mut output)?;
@@ -207,9 +234,9 @@ impl Prepared {
         let tensors = self.content(&plan, &mut Cursor::new(&mut blob[..]), progress)?;
         seal_in_memory(&plan, &mut blob);
         let means = self.mean_keys(&blob, progress)?;
-        for (range, means) in mean_ranges(&plan).zip(means) {
+        for (range, means) in mean_ranges(&plan, &means) {
             if let Some(bytes) = blob.get_mut(range.start as usize..range.end as usize) {
-                bytes.copy_from_slice(bytemuck::cast_slice(&means));
+                bytes.copy_from_slice(bytemuck::cast_slice(means));
             }
         }
         seal_in_memory(&plan, &mut blob);
@@ -224,12 +251,14 @@ impl Prepared {
         progress: &dyn Progress,
     ) -> Result<Vec<TensorReport>> {
         progress.step("quantizing");
-        plan.write_content(&Streamed::new(&self.recipe, &self.source), out, &|done| progress.parameters(done))
+        plan.write_content(&Streamed::new(&self.recipe, &self.source.checkpoint), out, &|done| {
+            progress.parameters(done)
+        })
     }
 
-    fn mean_keys(&self, blob: &[u8], progress: &dyn Progress) -> Result<Vec<Vec<f32>>> {
+    fn mean_keys(&self, blob: &[u8], progress: &dyn Progress) -> Result<MeanKeys> {
         let text = match &self.options.calibration {
-            Calibration::None => return Ok(Vec::new()),
+            Calibration::None => return Ok(MeanKeys::default()),
             Calibration::Means(means) => {
                 let arch = &self.recipe.arch;
                 let width = arch.kv_width() as usize;
@@ -237,7 +266,7 @@ impl Prepared {
                     let layers = arch.layers;
                     return Err(Error::Usage(format!("mean keys: expected {layers} layers of {width} values")));
                 }
-                return Ok(means.clone());
+                return Ok(MeanKeys { own: means.clone(), ..MeanKeys::default() });
             }
             Calibration::Generated => Text::Generated { seed: 0 },
             Calibration::File(_) => Text::Given(self.calibration.clone()),
@@ -260,6 +289,10 @@ pub fn in_memory(plan: &Plan<'_>, weights: &dyn Weights) -> Result<(AlignedBytes
 }
 
 fn seal_in_memory(plan: &Plan<'_>, blob: &mut [u8]) {
+    if let Some(source) = &plan.source {
+        // The outer head covers the inner one.
+        seal_in_memory(source, &mut blob[plan.source_offset() as usize..]);
+    }
     let head = plan.seal(blob);
     blob[..HEADER_BYTES].copy_from_slice(&head);
 }
@@ -269,25 +302,42 @@ fn check(blob: &[u8]) -> Result<()> {
     Model::new(blob).map(drop).map_err(|e| Error::Usage(format!("the blob just made is damaged: {e}")))
 }
 
-fn mean_ranges<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = Range<u64>> + 'p {
-    (0..plan.arch.layers).filter_map(|layer| plan.range(Role::KeyMean, layer))
+/// Where the mean keys go in the file.
+fn mean_ranges<'p>(plan: &'p Plan<'_>, means: &'p MeanKeys) -> impl Iterator<Item = (Range<u64>, &'p [f32])> + 'p {
+    let of = |plan: &Plan<'_>, role, base: u64, means: &'p [Vec<f32>]| -> Vec<(Range<u64>, &'p [f32])> {
+        let range = |layer| plan.range(role, layer).map(|range| range.start + base..range.end + base);
+        (0..plan.arch.layers).filter_map(range).zip(means.iter().map(Vec::as_slice)).collect()
+    };
+    let mut all = of(plan, Role::KeyMean, 0, &means.own);
+    all.extend(of(plan, Role::CrossKeyMean, 0, &means.cross));
+    if let Some(source) = &plan.source {
+        all.extend(of(source, Role::KeyMean, plan.source_offset(), &means.source));
+    }
+    all.into_iter()
 }
 
 /// A recipe and its checkpoint as the writer wants them.
 struct Streamed<'a> {
     recipe: &'a Recipe,
-    source: &'a Source,
+    checkpoint: &'a Checkpoint,
     index: HashMap<(Role, u32), usize>,
+    /// The encoder's.
+    source: Option<Box<Streamed<'a>>>,
 }
 
 impl<'a> Streamed<'a> {
-    fn new(recipe: &'a Recipe, source: &'a Source) -> Self {
+    fn new(recipe: &'a Recipe, checkpoint: &'a Checkpoint) -> Self {
         let index = recipe.tensors.iter().enumerate().map(|(i, t)| ((t.spec.role, t.spec.layer), i)).collect();
-        Self { recipe, source, index }
+        let source = recipe.source.as_ref().map(|source| Box::new(Self::new(source, checkpoint)));
+        Self { recipe, checkpoint, index, source }
     }
 }
 
 impl Weights for Streamed<'_> {
+    fn source(&self) -> Option<&dyn Weights> {
+        self.source.as_deref().map(|source| source as &dyn Weights)
+    }
+
     fn arch(&self) -> &Arch {
         &self.recipe.arch
     }
@@ -295,12 +345,21 @@ impl Weights for Streamed<'_> {
     fn read_rows(&self, tensor: &TensorSpec, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let index = self.index.get(&(tensor.role, tensor.layer));
         match index.and_then(|&i| self.recipe.tensors.get(i)) {
-            Some(tensor) => self.recipe.read_rows(&self.source.checkpoint, tensor, rows, out),
+            Some(tensor) => self.recipe.read_rows(self.checkpoint, tensor, rows, out),
             None => {
                 Err(Error::Usage(format!("recipe: no source for {} of layer {}", tensor.role.name(), tensor.layer)))
             }
         }
     }
+}
+
+/// Keeps tokens from being generated that the configuration bans alone: a Marian's padding, which it also starts with.
+fn suppress(source: &Source, recipe: &mut Recipe, notes: &mut Vec<String>) -> Result<()> {
+    let banned = source.banned_tokens(recipe.arch.vocab)?;
+    if !banned.is_empty() && !recipe.suppress(&banned) {
+        notes.push(format!("tokens {banned:?} are banned (bad_words_ids), but the logits have no bias to do it with"));
+    }
+    Ok(())
 }
 
 fn read_calibration(path: &Path, tokenizer: Option<&Packed>) -> Result<Vec<u32>> {
@@ -335,6 +394,35 @@ fn open_tokenizer(source: &Source, options: &Options, arch: &Arch, notes: &mut V
     Ok(Some(packed))
 }
 
+/// An encoder-decoder's tokenizers, the source's only if it is another. Where both sides have a vocabulary of their own, one
+/// tokenizer is neither's.
+fn open_tokenizers(
+    source: &Source,
+    options: &Options,
+    arch: &Arch,
+    encoder: &Arch,
+    notes: &mut Vec<String>,
+) -> Result<(Option<Packed>, Option<Packed>)> {
+    let pair = if options.tokenizer.is_none() { tokenizer::marian::load(&source.folder)? } else { None };
+    let Some([of_source, of_target]) = pair else {
+        if !encoder.shared_embedding {
+            if options.tokenizer.is_some() {
+                return Err(Error::Usage("--tokenizer: source and answer have a vocabulary each".into()));
+            }
+            notes.push("a vocabulary for each side: the model takes and gives token ids only".into());
+            return Ok((None, None));
+        }
+        return Ok((open_tokenizer(source, options, arch, notes)?, None));
+    };
+    if options.prompt_format.is_some() {
+        return Err(Error::Usage("a prompt format: an encoder-decoder has none".into()));
+    }
+    of_source.check_vocab(encoder.vocab)?;
+    of_target.check_vocab(arch.vocab)?;
+    notes.extend(of_source.notes.iter().chain(&of_target.notes).cloned());
+    Ok((Some(of_target), Some(of_source)))
+}
+
 /// Start and end tokens: what the configuration says, else what the tokenizer says.
 fn special_tokens(
     source: &Source,
@@ -346,6 +434,7 @@ fn special_tokens(
     let mask = tokenizer.and_then(|packed| packed.mask).filter(|_| !arch.causal);
     let tokenizer = tokenizer.map(Packed::tokenizer).transpose()?;
     let start = named.bos.or(tokenizer.and_then(|t| t.bos()));
+    let start = if arch.cross { named.decoder_start.or(start).or(named.pad) } else { start };
     let mut end = if named.eos.is_empty() { tokenizer.and_then(|t| t.eos()).into_iter().collect() } else { named.eos };
     if end.is_empty() && arch.causal {
         notes
@@ -357,5 +446,6 @@ fn special_tokens(
     }
     let mut special = SpecialTokens::new(start, &end).ok_or_else(|| Error::Usage("too many end tokens".into()))?;
     special.mask = mask;
+    special.second = named.forced_bos.filter(|_| arch.cross);
     Ok(special)
 }

@@ -78,6 +78,9 @@ pub enum Source {
     },
 }
 
+/// A logit that never wins, and still is a number.
+const SUPPRESSED: f32 = -1e9;
+
 /// A tensor of the record and its source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
@@ -97,12 +100,49 @@ pub struct Recipe {
     /// All tensors, in the order of [`Arch::tensors`]. [`thumbformer::arch::Role::KeyMean`] is all zeros here; it is
     /// measured later.
     pub tensors: Vec<Tensor>,
+    /// The encoder of an encoder-decoder, whose decoder this is.
+    pub source: Option<Box<Recipe>>,
     /// Things the user should know, one line each: what was assumed, what was ignored.
     pub notes: Vec<String>,
 }
 
 impl Recipe {
-    /// Keeps the first `context` positions only: a shorter cache, and fewer learned positions.
+    /// Trained parameters, of both stacks if there are two.
+    pub fn parameters(&self) -> u64 {
+        self.arch.parameters() + self.source.as_ref().map_or(0, |source| source.parameters())
+    }
+
+    /// Keeps tokens from ever being likely, where the logits have biases: tells whether they have.
+    pub fn suppress(&mut self, ids: &[u32]) -> bool {
+        let bias = self.tensors.iter_mut().find(|tensor| tensor.spec.role == Role::HeadBias);
+        let Some(Tensor { source: Source::Parts(parts), .. }) = bias else { return false };
+        for &id in ids {
+            let mut start = 0;
+            let mut split = Vec::new();
+            for part in parts.drain(..) {
+                let rows = part.rows;
+                match (id as usize).checked_sub(start).filter(|&at| at < rows) {
+                    None => split.push(part),
+                    Some(at) => {
+                        let row = |first: usize, rows: usize| Part {
+                            first_row: part.first_row + first,
+                            rows,
+                            ..part.clone()
+                        };
+                        let suppressed = Part { scale: 0.0, offset: SUPPRESSED, ..row(at, 1) };
+                        split.extend([row(0, at), suppressed, row(at + 1, rows - at - 1)]);
+                    }
+                }
+                start += rows;
+            }
+            split.retain(|part| part.rows > 0);
+            *parts = split;
+        }
+        true
+    }
+
+    /// Keeps the first `context` positions only: a shorter cache, and fewer learned positions. An encoder keeps as many, if
+    /// it has more.
     ///
     /// # Errors
     /// The model has fewer, or `context` is 0.
@@ -112,6 +152,9 @@ impl Recipe {
             return Err(Error::Usage(format!("--context {context}: expected 1 to {trained}, the model's own context")));
         }
         self.arch.context = context;
+        if let Some(source) = &mut self.source {
+            source.limit_context(context.min(source.arch.context))?;
+        }
         for tensor in &mut self.tensors {
             if tensor.spec.role == Role::PositionEmbedding {
                 tensor.spec.rows = context;

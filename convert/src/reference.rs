@@ -36,13 +36,17 @@ pub struct Reference {
     /// For each layer: keys after rotation, and values, `position × kv_width`.
     cache: Vec<KeysValues>,
     position: usize,
+    /// The encoder of an encoder-decoder.
+    encoder: Option<Box<Reference>>,
+    /// For each layer of its decoder the keys and values of the source; none before the first.
+    source: Arc<Vec<KeysValues>>,
 }
 
 #[derive(Debug)]
 struct Weights {
     arch: Arch,
-    /// `vocab × dim`; also the head, if tied
-    token_embedding: Linear,
+    /// `vocab × dim`; also the head, if tied, and the encoder's, if it shares it
+    token_embedding: Arc<Linear>,
     /// `context × dim`, empty without learned positions
     position_embedding: Vec<f32>,
     /// `rotary_dim / 2` radians per position, empty without RoPE
@@ -51,6 +55,8 @@ struct Weights {
     window_rope_frequencies: Vec<f32>,
     /// One for each head, empty without ALiBi.
     alibi_slopes: Vec<f32>,
+    /// `heads × distances`, empty without relative positions.
+    relative_bias: Vec<f32>,
     /// `token_types × dim`, empty without token types
     token_type_embedding: Vec<f32>,
     embedding_norm: Option<Scale>,
@@ -71,12 +77,22 @@ struct Layer {
     head_norms: Option<(Vec<f32>, Vec<f32>)>,
     attention_out: Linear,
     attention_out_norm: Option<Scale>,
+    cross: Option<Cross>,
     /// `None` if it is attention's.
     mlp_norm: Option<Scale>,
     /// Gate, then up, if gated.
     mlp_up: Linear,
     mlp_down: Linear,
     mlp_out_norm: Option<Scale>,
+}
+
+/// Attention to a source.
+#[derive(Debug)]
+struct Cross {
+    norm: Scale,
+    query: Linear,
+    key_value: Linear,
+    out: Linear,
 }
 
 /// What follows a norm's division: `weight · x + bias`.
@@ -106,9 +122,40 @@ impl Reference {
     /// # Errors
     /// What [`Recipe::read_rows`] reports, or a recipe that lacks a tensor its record calls for.
     pub fn load(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Self> {
-        let weights = Weights::load(recipe, checkpoint)?;
+        Self::of(Weights::load(recipe, checkpoint, None)?, |embedding| {
+            let encoder = |source| Self::of(Weights::load(source, checkpoint, Some(embedding))?, |_| Ok(None));
+            Ok(recipe.source.as_deref().map(encoder).transpose()?.map(Box::new))
+        })
+    }
+
+    fn of(weights: Weights, encoder: impl FnOnce(&Arc<Linear>) -> Result<Option<Box<Self>>>) -> Result<Self> {
         let cache = vec![KeysValues::default(); weights.layers.len()];
-        Ok(Self { weights: Arc::new(weights), cache, position: 0 })
+        let encoder = encoder(&weights.token_embedding)?;
+        Ok(Self { weights: Arc::new(weights), cache, position: 0, encoder, source: Arc::default() })
+    }
+
+    /// Takes in a source, in place of the one before, and forgets all positions.
+    ///
+    /// # Errors
+    /// As [`thumbformer::Session::encode_source`].
+    pub fn encode_source(&mut self, ids: &[u32]) -> Result<()> {
+        let Some(encoder) = &mut self.encoder else { return Err(SessionError::NoEncoder.into()) };
+        let x = encoder.encode(ids, &[])?;
+        let arch = &self.weights.arch;
+        let width = arch.kv_width() as usize;
+        let of_layer = |layer: &Layer| {
+            let mut source = KeysValues::default();
+            for token in
+                layer.cross.iter().flat_map(|cross| cross.key_value.apply(&x)).collect::<Vec<_>>().chunks(2 * width)
+            {
+                source.keys.extend_from_slice(&token[..width]);
+                source.values.extend_from_slice(&token[width..]);
+            }
+            source
+        };
+        self.source = Arc::new(self.weights.layers.iter().map(of_layer).collect());
+        self.reset();
+        Ok(())
     }
 
     /// The record it executes.
@@ -121,7 +168,7 @@ impl Reference {
         self.position
     }
 
-    /// Forgets all positions.
+    /// Forgets all positions, but no source.
     pub fn reset(&mut self) {
         self.truncate(0);
     }
@@ -234,7 +281,13 @@ impl Reference {
     }
 
     fn check(&self, ids: &[u32]) -> Result<()> {
-        if self.arch().causal { self.check_tokens(ids) } else { Err(SessionError::Encoder.into()) }
+        if !self.arch().causal {
+            return Err(SessionError::Encoder.into());
+        }
+        if self.arch().cross && self.source.is_empty() {
+            return Err(SessionError::NoSource.into());
+        }
+        self.check_tokens(ids)
     }
 
     fn check_tokens(&self, ids: &[u32]) -> Result<()> {
@@ -264,9 +317,19 @@ impl Reference {
             weights.rotate(index, &mut qkv, self.position);
             cache.append(arch, &qkv);
             let window = if arch.windowed(index) { arch.window as usize } else { usize::MAX };
-            let mixed = attention(arch, &weights.alibi_slopes, window, &qkv, cache, self.position);
+            let (slopes, biases) = (&weights.alibi_slopes, &weights.relative_bias);
+            let seen = Seen { slopes, biases, window, all: !arch.causal, first: self.position };
+            let mixed = attention(arch, &seen, &qkv, arch.qkv_width(), cache);
             add(&mut x, &normed(arch, &layer.attention_out_norm, layer.attention_out.apply(&mixed)));
             layer.attention_norm.behind(arch, &mut x);
+
+            if let (Some(cross), Some(source)) = (&layer.cross, self.source.get(index as usize)) {
+                let queries = cross.query.apply(&cross.norm.before(arch, &x));
+                let seen = Seen { slopes: &[], biases: &[], window: usize::MAX, all: true, first: 0 };
+                let mixed = attention(arch, &seen, &queries, arch.q_width(), source);
+                add(&mut x, &cross.out.apply(&mixed));
+                cross.norm.behind(arch, &mut x);
+            }
 
             let norm = layer.mlp_norm.as_ref().unwrap_or(&layer.attention_norm);
             let up = layer.mlp_up.apply(&norm.before(arch, if arch.is_parallel() { &input } else { &x }));
@@ -279,14 +342,19 @@ impl Reference {
 }
 
 impl Weights {
-    fn load(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Self> {
+    /// `shared` is the decoder's token embedding, for an encoder that has none.
+    fn load(recipe: &Recipe, checkpoint: &Checkpoint, shared: Option<&Arc<Linear>>) -> Result<Self> {
         let arch = recipe.arch;
         arch.validate().map_err(|e| Error::Usage(e.to_string()))?;
         let mut tensors = Tensors::read(recipe, checkpoint)?;
         let layers = (0..arch.layers).map(|l| Layer::take(&mut tensors, l)).collect::<Result<_>>()?;
         Ok(Self {
             arch,
-            token_embedding: tensors.linear(Role::TokenEmbedding, None, 0)?,
+            token_embedding: match shared.filter(|_| arch.shared_embedding) {
+                Some(shared) => Arc::clone(shared),
+                None => Arc::new(tensors.linear(Role::TokenEmbedding, None, 0)?),
+            },
+            relative_bias: tensors.take(Role::RelativeBias, 0)?.unwrap_or_default(),
             head_bias: tensors.take(Role::HeadBias, 0)?,
             position_embedding: tensors.take(Role::PositionEmbedding, 0)?.unwrap_or_default(),
             rope_frequencies: tensors.take(Role::RopeFrequencies, 0)?.unwrap_or_default(),
@@ -348,7 +416,7 @@ impl Weights {
 
     /// `tokens × vocab` of `tokens × dim`.
     fn logits(&self, x: &[f32]) -> Vec<f32> {
-        let head = self.head.as_ref().unwrap_or(&self.token_embedding);
+        let head = self.head.as_ref().unwrap_or(self.token_embedding.as_ref());
         let mut logits = match &self.head_transform {
             Some((transform, norm)) => {
                 head.apply(&norm.apply(&self.arch, &activate(&self.arch, false, transform.apply(x))))
@@ -374,6 +442,15 @@ impl Layer {
             attention_out: tensors.linear(Role::AttentionOut, Some(Role::AttentionOutBias), layer)?,
             attention_out_norm: tensors.weight(Role::AttentionOutNorm, layer)?,
             mlp_out_norm: tensors.weight(Role::MlpOutNorm, layer)?,
+            cross: match tensors.arch.cross {
+                true => Some(Cross {
+                    norm: tensors.scale(Role::CrossNorm, Role::CrossNormBias, layer)?,
+                    query: tensors.linear(Role::CrossQuery, Some(Role::CrossQueryBias), layer)?,
+                    key_value: tensors.linear(Role::CrossKeyValue, Some(Role::CrossKeyValueBias), layer)?,
+                    out: tensors.linear(Role::CrossOut, Some(Role::CrossOutBias), layer)?,
+                }),
+                false => None,
+            },
             mlp_norm: match tensors.take(Role::MlpNorm, layer)? {
                 Some(weight) => Some(Scale { weight, bias: tensors.take(Role::MlpNormBias, layer)? }),
                 None => None,
@@ -484,39 +561,52 @@ fn cap(x: f32, cap: f32) -> f32 {
     (cap * (f64::from(x) / cap).tanh()) as f32
 }
 
-/// Scaled dot-product attention, `softmax(q·Kᵀ · scale)·V`, of each new token over the last `window` positions up to its
-/// own, or over all that there are if the model is not causal; `heads / kv_heads` neighbouring query heads share a key and
-/// value head. Gives `tokens × heads·head_dim`.
-fn attention(
-    arch: &Arch,
-    alibi_slopes: &[f32],
+/// What a token sees, and how it counts.
+struct Seen<'a> {
+    /// One for each head, or none.
+    slopes: &'a [f32],
+    /// `heads × distances`, or none.
+    biases: &'a [f32],
+    /// Positions up to its own.
     window: usize,
-    qkv: &[f32],
-    cache: &KeysValues,
+    /// All that there are instead.
+    all: bool,
+    /// The first token's position.
     first: usize,
-) -> Vec<f32> {
-    let (width, q_width) = (arch.qkv_width() as usize, arch.q_width() as usize);
+}
+
+/// Scaled dot-product attention, `softmax(q·Kᵀ · scale)·V`, of each token, whose queries stand at the front of its row of
+/// `width` values, over what it sees; `heads / kv_heads` neighbouring query heads share a key and value head. Gives
+/// `tokens × heads·head_dim`.
+fn attention(arch: &Arch, seen: &Seen<'_>, qkv: &[f32], width: u32, cache: &KeysValues) -> Vec<f32> {
+    let (width, q_width, first) = (width as usize, arch.q_width() as usize, seen.first);
+    let (distance, distances) = (arch.relative_distance as usize, arch.relative_distances() as usize);
     let (kv_width, head_dim) = (arch.kv_width() as usize, arch.head_dim as usize);
     let sharing = (arch.heads / arch.kv_heads) as usize;
     let mut out = vec![0f32; qkv.len() / width * q_width];
     let tokens = out.par_chunks_mut(q_width).zip(qkv.par_chunks(width)).enumerate();
     tokens.with_min_len(1 + TASK / (q_width * (first + 1))).for_each(|(token, (out, qkv))| {
-        let own = if arch.causal { first + token } else { cache.keys.len() / kv_width - 1 };
-        let visible = (own + 1) * kv_width;
-        let earliest = (own + 1).saturating_sub(window);
+        let own = first + token;
+        let last = if seen.all { cache.keys.len() / kv_width - 1 } else { own };
+        let visible = (last + 1) * kv_width;
+        let earliest = (last + 1).saturating_sub(seen.window);
         for (head, (out, q)) in out.chunks_mut(head_dim).zip(qkv.chunks(head_dim)).enumerate() {
             let start = head / sharing * head_dim;
             let of_head = start..start + head_dim;
-            let slope = alibi_slopes.get(head).copied().unwrap_or(0.0);
+            let slope = seen.slopes.get(head).copied().unwrap_or(0.0);
+            let biases = seen.biases.chunks(distances).nth(head);
+            let bias = |position: usize| {
+                biases.map_or(0.0, |biases| biases[(position + distance).saturating_sub(own).min(distances - 1)])
+            };
             let score = |(position, k): (usize, &[f32])| {
                 let score = dot(q, &k[of_head.clone()]) * arch.attention_scale;
                 let score = if arch.score_cap == 0.0 { score } else { cap(score, arch.score_cap) };
-                score - slope * (own - position) as f32
+                score - slope * own.abs_diff(position) as f32 + bias(position)
             };
-            let seen = earliest * kv_width..visible;
-            let mut p: Vec<f32> = (earliest..).zip(cache.keys[seen.clone()].chunks(kv_width)).map(score).collect();
+            let range = earliest * kv_width..visible;
+            let mut p: Vec<f32> = (earliest..).zip(cache.keys[range.clone()].chunks(kv_width)).map(score).collect();
             softmax(&mut p);
-            for (p, v) in p.iter().zip(cache.values[seen].chunks(kv_width)) {
+            for (p, v) in p.iter().zip(cache.values[range].chunks(kv_width)) {
                 out.iter_mut().zip(&v[of_head.clone()]).for_each(|(out, v)| *out += p * v);
             }
         }
@@ -584,7 +674,7 @@ struct Tensors {
 
 impl Tensors {
     fn read(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Self> {
-        let used = recipe.tensors.par_iter().filter(|tensor| tensor.spec.role != Role::KeyMean);
+        let used = recipe.tensors.par_iter().filter(|tensor| !tensor.spec.role.is_key_mean());
         let values = used.map(|tensor| {
             let TensorSpec { role, layer, rows, cols, .. } = tensor.spec;
             let mut values = vec![0f32; rows as usize * cols as usize];

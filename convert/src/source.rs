@@ -44,6 +44,10 @@ pub struct SpecialTokens {
     pub eos: Vec<u32>,
     /// Fills up batches; never meant to be generated.
     pub pad: Option<u32>,
+    /// What the decoder of an encoder-decoder starts with.
+    pub decoder_start: Option<u32>,
+    /// What follows it in every text.
+    pub forced_bos: Option<u32>,
 }
 
 impl Source {
@@ -92,6 +96,34 @@ impl Source {
             bos: ids("bos_token_id")?.first().copied(),
             eos: ids("eos_token_id")?,
             pad: ids("pad_token_id")?.first().copied(),
+            decoder_start: ids("decoder_start_token_id")?.first().copied(),
+            forced_bos: match ids("forced_bos_token_id")?.first().copied() {
+                None if self.forces_bos()? => ids("bos_token_id")?.first().copied(),
+                named => named,
+            },
         })
+    }
+
+    /// How the oldest BARTs say that the token that begins texts is forced.
+    fn forces_bos(&self) -> Result<bool> {
+        let forced = self.config.as_ref().map(|config| config.boolean("force_bos_token_to_be_generated"));
+        Ok(forced.transpose()?.flatten().unwrap_or(false))
+    }
+
+    /// Tokens that are never to be generated: words of one token in `bad_words_ids`.
+    ///
+    /// # Errors
+    /// A field that is not a list of lists of ids.
+    pub fn banned_tokens(&self, vocab: u32) -> Result<Vec<u32>> {
+        for config in [&self.generation, &self.config].into_iter().flatten() {
+            let Some(value) = config.get("bad_words_ids") else { continue };
+            let id = |value: &serde_json::Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+            let word = |word: &serde_json::Value| word.as_array()?.iter().map(id).collect::<Option<Vec<u32>>>();
+            let words = value.as_array().and_then(|words| words.iter().map(word).collect::<Option<Vec<_>>>());
+            let words = words.ok_or_else(|| config.error("bad_words_ids", "a list of lists of token ids"))?;
+            let single = words.iter().filter_map(|word| if let [id] = word[..] { Some(id) } else { None });
+            return Ok(single.filter(|&id| id < vocab).collect());
+        }
+        Ok(Vec::new())
     }
 }

@@ -65,8 +65,50 @@ impl Synthetic {
     /// An architecture that breaks its rules.
     pub fn blob(&self, packing: Packing) -> Result<AlignedBytes> {
         let special = SpecialTokens::new(None, &[]).ok_or_else(|| Error::Usage("too many end tokens".into()))?;
-        let plan = Plan { arch: self.arch, packing, special, pooling: Pooling::Mean, tokenizer: &[] };
+        let plan = Plan { arch: self.arch, packing, special, pooling: Pooling::Mean, tokenizer: &[], source: None };
         crate::pipeline::in_memory(&plan, self).map(|(blob, _)| blob)
+    }
+}
+
+/// The same for an encoder-decoder.
+#[derive(Clone, Copy, Debug)]
+pub struct SyntheticPair {
+    /// The decoder.
+    pub decoder: Synthetic,
+    /// Its encoder.
+    pub encoder: Synthetic,
+}
+
+impl SyntheticPair {
+    /// The finished blob, in memory, without a tokenizer.
+    ///
+    /// # Errors
+    /// An architecture that breaks its rules.
+    pub fn blob(&self, packing: Packing) -> Result<AlignedBytes> {
+        let plan = |arch, source| Plan {
+            arch,
+            packing,
+            special: SpecialTokens::NONE,
+            pooling: Pooling::Mean,
+            tokenizer: &[],
+            source,
+        };
+        let plan = plan(self.decoder.arch, Some(Box::new(plan(self.encoder.arch, None))));
+        crate::pipeline::in_memory(&plan, self).map(|(blob, _)| blob)
+    }
+}
+
+impl Weights for SyntheticPair {
+    fn arch(&self) -> &Arch {
+        &self.decoder.arch
+    }
+
+    fn read_rows(&self, tensor: &TensorSpec, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        self.decoder.read_rows(tensor, rows, out)
+    }
+
+    fn source(&self) -> Option<&dyn Weights> {
+        Some(&self.encoder)
     }
 }
 
@@ -96,6 +138,7 @@ impl Weights for Synthetic {
                 }
                 return Ok(());
             }
+            (Role::RelativeBias, _) => 1.5,
             (_, Kind::Matrix) => 1.7 / (cols as f32).sqrt(),
             (_, Kind::Vector) => 0.1,
         };

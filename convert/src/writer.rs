@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use thumbformer::arch::{Arch, Kind, Role, TensorSpec};
 use thumbformer::blob::header::{HEADER_BYTES, Header, Pooling, SpecialTokens};
-use thumbformer::blob::{ALIGN, Entry, crc::crc32, placement, tokenizer_offset};
+use thumbformer::blob::{ALIGN, Entry, align, crc::crc32, placement, tokenizer_offset};
 use thumbformer::packing::Packing;
 
 use crate::quantize::{self, quantize_rows};
@@ -24,6 +24,11 @@ pub trait Weights: Sync {
     /// # Errors
     /// The numbers cannot be had, or are not finite.
     fn read_rows(&self, tensor: &TensorSpec, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
+
+    /// Those of the encoder, of an encoder-decoder.
+    fn source(&self) -> Option<&dyn Weights> {
+        None
+    }
 }
 
 /// What quantization did to one matrix.
@@ -48,6 +53,8 @@ pub struct Plan<'a> {
     pub pooling: Pooling,
     /// The tokenizer section; empty if there is none.
     pub tokenizer: &'a [u8],
+    /// The encoder's blob, which the file of an encoder-decoder ends with.
+    pub source: Option<Box<Plan<'a>>>,
 }
 
 impl Plan<'_> {
@@ -57,7 +64,19 @@ impl Plan<'_> {
 
     /// Bytes of the finished file.
     pub fn file_len(&self) -> u64 {
+        match &self.source {
+            Some(source) => self.source_offset() + source.file_len(),
+            None => self.tensors_end(),
+        }
+    }
+
+    fn tensors_end(&self) -> u64 {
         placement(&self.arch, self.packing, self.tokenizer_len()).last().map_or(0, |p| p.end())
+    }
+
+    /// Where the encoder's blob begins, if there is one.
+    pub fn source_offset(&self) -> u64 {
+        align(self.tensors_end())
     }
 
     /// Where the values of one tensor lie in the file.
@@ -74,6 +93,28 @@ impl Plan<'_> {
         &self,
         weights: &dyn Weights,
         out: &mut (impl Write + Seek),
+        progress: &dyn Fn(u64),
+    ) -> Result<Vec<TensorReport>> {
+        let mut reports = self.write_stack(weights, out, 0, progress)?;
+        if let Some(plan) = &self.source {
+            let done = self.arch.tensors().map(|spec| u64::from(spec.rows) * u64::from(spec.cols)).sum::<u64>();
+            let missing = || Error::Usage("an encoder-decoder without an encoder's weights".into());
+            let source = weights.source().ok_or_else(missing)?;
+            let progress = |more| progress(done + more);
+            let position = self.tensors_end();
+            out.seek(SeekFrom::Start(position)).map_err(Error::Write)?;
+            Padded { out: &mut *out, position }.pad_to(self.source_offset()).map_err(Error::Write)?;
+            reports.extend(plan.write_stack(source, out, self.source_offset(), &progress)?);
+        }
+        Ok(reports)
+    }
+
+    /// One blob's content, `base` bytes into the file, where `out` is.
+    fn write_stack(
+        &self,
+        weights: &dyn Weights,
+        out: &mut (impl Write + Seek),
+        base: u64,
         progress: &dyn Fn(u64),
     ) -> Result<Vec<TensorReport>> {
         self.arch.validate().map_err(|e| Error::Usage(e.to_string()))?;
@@ -107,12 +148,12 @@ impl Plan<'_> {
             done += rows as u64 * cols as u64;
             progress(done);
         }
-        out.out.seek(SeekFrom::Start(HEADER_BYTES as u64)).map_err(Error::Write)?;
+        out.out.seek(SeekFrom::Start(base + HEADER_BYTES as u64)).map_err(Error::Write)?;
         out.out.write_all(&entries).map_err(Error::Write)?;
         Ok(reports)
     }
 
-    /// The head for the content that follows it in `file`.
+    /// The head for the content that follows it in `file`, the encoder's included, whose head must be there.
     pub fn seal(&self, file: &[u8]) -> [u8; HEADER_BYTES] {
         Header {
             arch: self.arch,
@@ -122,6 +163,7 @@ impl Plan<'_> {
             tensor_count: self.arch.tensors().count() as u32,
             tokenizer_len: self.tokenizer_len(),
             file_len: self.file_len(),
+            source_len: self.source.as_ref().map_or(0, |source| source.file_len()),
             content_crc: crc32(file.get(HEADER_BYTES..).unwrap_or(&[])),
         }
         .to_bytes()
@@ -161,7 +203,7 @@ mod tests {
         let weights = Synthetic { arch: synthetic::llama(64, 32, 1, 2, 1, 48, 16), seed: 1 };
         let packing = Packing { layout: Layout::Rows8, group: 32 };
         let special = SpecialTokens::new(None, &[]).unwrap();
-        let plan = Plan { arch: weights.arch, packing, special, pooling: Pooling::Mean, tokenizer: &[] };
+        let plan = Plan { arch: weights.arch, packing, special, pooling: Pooling::Mean, tokenizer: &[], source: None };
         for room in [0, 100, 1000, plan.file_len() as usize - 1] {
             let mut disk = vec![0; room];
             let error = plan.write_content(&weights, &mut std::io::Cursor::new(&mut disk[..]), &|_| ()).unwrap_err();

@@ -95,6 +95,50 @@ fn beam_search_is_that_of_transformers() {
     assert!(fixture.beams.len() >= 100 && lengths.len() >= 12, "the cases are too much alike: {lengths:?}");
 }
 
+#[derive(Deserialize)]
+struct Answers {
+    answers: Vec<Answer>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Answer {
+    model: String,
+    source: Vec<u32>,
+    #[serde(flatten)]
+    case: Beams,
+}
+
+/// The same for encoder-decoders (tests/fixtures/models/encoder_decoders.py), greedy where there is one beam.
+#[test]
+fn sources_are_answered_as_by_transformers() {
+    let text = std::fs::read_to_string(repository("tests/fixtures/decoding_sources.json")).expect("the fixture");
+    let Answers { answers } = serde_json::from_str(&text).expect("the fixture");
+    assert!(answers.len() >= 28);
+    for Answer { model, source, case } in &answers {
+        let mut engine = engine(model);
+        engine.encode_source(source).expect("a source that fits");
+        if case.beams == 1 {
+            let settings = Settings { max_tokens: case.max_tokens, end: &case.end, logits: 0 };
+            let found = generate(&mut engine, &case.prompt, settings, |_| Ok(true)).expect("room");
+            assert_eq!(found.ids, case.hypotheses[0].ids, "{model}");
+            continue;
+        }
+        let early_stopping = match case.early_stopping {
+            serde_json::Value::Bool(true) => EarlyStopping::Always,
+            _ => EarlyStopping::Heuristic,
+        };
+        let (beams, max_tokens, length_penalty) = (case.beams, case.max_tokens, case.length_penalty);
+        let settings = BeamSettings { beams, max_tokens, length_penalty, early_stopping, end: &case.end };
+        let found = search(&mut engine, &case.prompt, settings).expect("a search");
+        let ids: Vec<_> = found.hypotheses.iter().map(|(ids, _)| ids).collect();
+        assert_eq!(ids, case.hypotheses.iter().map(|found| &found.ids).collect::<Vec<_>>(), "{model}: {settings:?}");
+        for ((_, score), expected) in found.hypotheses.iter().zip(&case.hypotheses) {
+            let error = (score - expected.score).abs() / expected.score.abs().max(1.0);
+            assert!(error < 1e-5, "{model}: {settings:?}: {score}, not {}", expected.score);
+        }
+    }
+}
+
 /// Probabilities of a sampler, by drawing: within five standard deviations, and what is filtered out never comes.
 #[test]
 fn sampling_has_the_probabilities_of_transformers() {

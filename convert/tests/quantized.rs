@@ -42,7 +42,7 @@ fn compare(name: &str, file: &str, layout: Layout) -> Vec<f32> {
     .unwrap();
     let (blob, _) = prepared.to_memory(&Silent).unwrap();
     let model = Model::new(&blob).unwrap();
-    let plan = Plan::for_header(model.header(), Limits::new(model.arch().context, 16)).unwrap();
+    let plan = Plan::for_model(&model, Limits::new(model.arch().context, 16)).unwrap();
     let (mut cache, mut scratch) =
         (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
     let mut session = Session::new(model, &plan, &mut cache, &mut scratch).unwrap();
@@ -52,6 +52,9 @@ fn compare(name: &str, file: &str, layout: Layout) -> Vec<f32> {
         if model.arch().is_encoder() {
             errors.extend(encoded(&mut session, sequence));
             continue;
+        }
+        if model.arch().cross {
+            session.encode_source(&sequence.source).unwrap();
         }
         session
             .score(&sequence.ids, |position, logits| {
@@ -91,7 +94,7 @@ fn without_flip(errors: &[f32]) -> f64 {
 fn the_runtime_computes_what_numpy_computes() {
     let mut errors = Vec::new();
     let decoders = ["llama-gqa-tied", "llama-ragged", "llama-bias", "gpt2", "nanogpt"];
-    for name in decoders.into_iter().chain(["bert", "bert-headless", "distilbert", "roberta"]) {
+    for name in decoders.into_iter().chain(["bert", "bert-headless", "distilbert", "roberta", "t5", "marian"]) {
         for file in ["expected_int8_g32.json", "expected_int8_g64.json", "expected_int8_row.json"] {
             errors.extend(compare(name, file, Layout::Rows8));
         }
@@ -115,6 +118,7 @@ fn the_runtime_computes_what_numpy_computes() {
         "qwen3",
         "gemma2",
         "gemma3",
+        "bart",
     ]) {
         for layout in [Layout::Rows8, Layout::Dsp] {
             errors.extend(compare(name, "expected_int8_g32.json", layout));

@@ -14,7 +14,9 @@
 //! for each layer:
 //!     y = x                                        the layer's input, for the MLP if parallel
 //!     x = x + Attention(norm(x))                   heads of queries and keys normalised if head_norm, rotated by RoPE
-//!                                                  if position is Rope; scores shaped by score_cap, ALiBi and window
+//!                                                  if position is Rope; scores shaped by score_cap, ALiBi, relative
+//!                                                  positions and window
+//!     x = x + CrossAttention(norm(x))              if cross: keys and values are the encoder's output
 //!     x = x + Mlp(norm(y if parallel else x))      down(act(up(x)))  or  down(act(gate(x)) * up(x))
 //! x = norm(x)
 //! x = norm(act(HeadTransform · x))                 if head_transform
@@ -27,6 +29,10 @@
 //! With `post_norm` a layer is `x = norm(x + Attention(x))` and `x = norm(x + Mlp(x))` instead, and nothing is normalised
 //! behind the last one. Attention sees a token and those before it if `causal`, else the whole sequence: such a model is
 //! an encoder, which has no next token to predict and is given a text at once.
+//!
+//! A record with `cross` is the decoder of a model that has an encoder too (Vaswani et al., 2017, arXiv:1706.03762). The
+//! encoder has a record of its own, without a head; its output, for every token of a source text, is what all layers of the
+//! decoder attend to beside their own tokens.
 
 /// What a layer's normalisation computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +56,10 @@ pub enum Position {
     /// Attention with linear biases (ALiBi; Press et al., 2022, arXiv:2108.12409): a score loses its head's slope for every
     /// position between query and key. The slopes stand in the blob.
     Alibi = 2,
+    /// A score gains a value that depends on its head and on how far key and query are apart (T5; Raffel et al., 2019,
+    /// arXiv:1910.10683). The values stand in the blob, one for each distance up to [`Arch::relative_distance`], so how
+    /// distances share them is the converter's business.
+    Relative = 3,
 }
 
 /// The MLP's non-linearity.
@@ -162,6 +172,12 @@ pub struct Arch {
     pub window_rope: bool,
     /// Norms of the outputs of attention and MLP, before they are added to the residual stream.
     pub output_norms: bool,
+    /// The decoder of an encoder-decoder: each layer also attends to what the encoder made of a source text.
+    pub cross: bool,
+    /// The encoder of an encoder-decoder that takes its token embedding from the decoder.
+    pub shared_embedding: bool,
+    /// With relative positions: from which distance on all keys are equally far; else 0.
+    pub relative_distance: u32,
 }
 
 /// What a tensor of the blob is for. Matrices are `rows × cols` as in `y = W·x`: rows are outputs.
@@ -184,6 +200,9 @@ pub enum Role {
     AlibiSlopes = 6,
     /// Vector `rotary_dim / 2`: the same as [`Role::RopeFrequencies`], for layers with a window.
     WindowRopeFrequencies = 7,
+    /// Vector of `heads` rows, one value for each distance from key to query: `relative_distance` before it to 0; in an
+    /// encoder on to `relative_distance` behind it.
+    RelativeBias = 8,
     /// Vector `dim`.
     AttentionNorm = 16,
     /// Vector `dim`.
@@ -218,6 +237,24 @@ pub enum Role {
     AttentionOutNorm = 31,
     /// Vector `dim`.
     MlpOutNorm = 32,
+    /// Vector `dim`: before (or behind) attention to the source.
+    CrossNorm = 33,
+    /// Vector `dim`.
+    CrossNormBias = 34,
+    /// Matrix `heads·head_dim × dim`.
+    CrossQuery = 35,
+    /// Vector as long as `CrossQuery` has rows.
+    CrossQueryBias = 36,
+    /// Matrix `2·kv_heads·head_dim × dim`, for the encoder's output: rows of all key heads, then values.
+    CrossKeyValue = 37,
+    /// Vector as long as `CrossKeyValue` has rows.
+    CrossKeyValueBias = 38,
+    /// Vector `kv_heads·head_dim`: what [`Role::KeyMean`] is, for the source's keys.
+    CrossKeyMean = 39,
+    /// Matrix `dim × heads·head_dim`.
+    CrossOut = 40,
+    /// Vector `dim`.
+    CrossOutBias = 41,
     /// Vector `dim`.
     FinalNorm = 48,
     /// Vector `dim`.
@@ -241,12 +278,19 @@ impl Role {
     pub const fn is_norm(self) -> bool {
         use Role::{AttentionNorm, AttentionOutNorm, FinalNorm, KeyNorm, MlpNorm, MlpOutNorm, QueryNorm};
         matches!(self, AttentionNorm | QueryNorm | KeyNorm | AttentionOutNorm | MlpNorm | MlpOutNorm | FinalNorm)
-            || matches!(self, Role::EmbeddingNorm | Role::HeadTransformNorm)
+            || matches!(self, Role::EmbeddingNorm | Role::HeadTransformNorm | Role::CrossNorm)
     }
 
     /// Whether it comes from a checkpoint; else the converter computes it.
     pub const fn is_trained(self) -> bool {
-        !matches!(self, Role::RopeFrequencies | Role::WindowRopeFrequencies | Role::AlibiSlopes | Role::KeyMean)
+        let computed = matches!(self, Role::RopeFrequencies | Role::WindowRopeFrequencies | Role::AlibiSlopes);
+        // There are fewer values than distances.
+        !computed && !self.is_key_mean() && !matches!(self, Role::RelativeBias)
+    }
+
+    /// Whether it is what keys are centred by.
+    pub const fn is_key_mean(self) -> bool {
+        matches!(self, Role::KeyMean | Role::CrossKeyMean)
     }
 
     /// The role's name as `inspect` prints it.
@@ -257,6 +301,7 @@ impl Role {
             Role::RopeFrequencies => "rope_frequencies",
             Role::AlibiSlopes => "alibi_slopes",
             Role::WindowRopeFrequencies => "window_rope_frequencies",
+            Role::RelativeBias => "relative_bias",
             Role::TokenTypeEmbedding => "token_type_embedding",
             Role::EmbeddingNorm => "embedding_norm",
             Role::EmbeddingNormBias => "embedding_norm.bias",
@@ -277,6 +322,15 @@ impl Role {
             Role::KeyNorm => "key_norm",
             Role::AttentionOutNorm => "attention_out_norm",
             Role::MlpOutNorm => "mlp_out_norm",
+            Role::CrossNorm => "cross_norm",
+            Role::CrossNormBias => "cross_norm.bias",
+            Role::CrossQuery => "cross_query",
+            Role::CrossQueryBias => "cross_query.bias",
+            Role::CrossKeyValue => "cross_key_value",
+            Role::CrossKeyValueBias => "cross_key_value.bias",
+            Role::CrossKeyMean => "cross_key_mean",
+            Role::CrossOut => "cross_out",
+            Role::CrossOutBias => "cross_out.bias",
             Role::FinalNorm => "final_norm",
             Role::FinalNormBias => "final_norm.bias",
             Role::Head => "head",
@@ -323,6 +377,8 @@ pub const MAX_VOCAB: u32 = 1 << 22;
 pub const MAX_CONTEXT: u32 = 1 << 20;
 /// Largest number of token types.
 pub const MAX_TOKEN_TYPES: u32 = 255;
+/// Largest distance that relative positions tell apart: the vector of all heads' stays below 2³² values.
+pub const MAX_RELATIVE_DISTANCE: u32 = 16_384;
 /// Largest number of layers.
 pub const MAX_LAYERS: u32 = 4_096;
 
@@ -350,9 +406,18 @@ pub(crate) const SHAPING: bool = cfg!(feature = "shaping");
 /// Whether this runtime computes what encoders need.
 pub(crate) const ENCODER: bool = cfg!(feature = "encoder");
 
+/// Whether this runtime computes what encoder-decoders need.
+pub(crate) const CROSS: bool = cfg!(feature = "cross");
+
 /// Tensors before, in each, and after the layers: the longest lists that any record can call for.
-const MAX_BEFORE: usize = if ENCODER { 8 } else { 5 };
-const MAX_LAYER: usize = 17;
+const MAX_BEFORE: usize = if CROSS {
+    9
+} else if ENCODER {
+    8
+} else {
+    5
+};
+const MAX_LAYER: usize = if CROSS { 26 } else { 17 };
 const MAX_AFTER: usize = if ENCODER { 8 } else { 4 };
 
 impl Arch {
@@ -392,6 +457,9 @@ impl Arch {
         global_every: 0,
         window_rope: false,
         output_norms: false,
+        cross: false,
+        shared_embedding: false,
+        relative_distance: 0,
     };
 
     /// Whether attention and MLP read the same.
@@ -406,7 +474,7 @@ impl Arch {
 
     /// Whether scores go through more than a scale.
     pub const fn shapes_scores(&self) -> bool {
-        self.window > 0 || self.score_cap != 0.0 || matches!(self.position, Position::Alibi)
+        self.window > 0 || self.score_cap != 0.0 || matches!(self.position, Position::Alibi | Position::Relative)
     }
 
     /// Checks every field's range, so that no later size computation overflows on a 64-bit machine and 32-bit ones can
@@ -470,7 +538,7 @@ impl Arch {
             rule!(
                 self.causal || !matches!(self.position, Position::Alibi),
                 "position",
-                "learned or RoPE in an encoder"
+                "another than ALiBi in an encoder"
             );
             let head = !self.tied_head || self.head_transform || self.biases.head;
             rule!(
@@ -478,6 +546,21 @@ impl Arch {
                 "headless",
                 "false in a causal model, and with parts of a head"
             );
+        }
+        if CROSS {
+            rule!(
+                matches!(self.position, Position::Relative) == (self.relative_distance > 0),
+                "relative_distance",
+                "positive with relative positions and 0 without"
+            );
+            rule!(self.relative_distance <= MAX_RELATIVE_DISTANCE, "relative_distance", "at most 16384");
+            let plain = !(self.is_parallel() || self.head_norm || self.output_norms);
+            rule!(
+                !self.cross || (self.causal && plain),
+                "cross",
+                "false in an encoder, in parallel layers, and with norms of heads or outputs"
+            );
+            rule!(!self.shared_embedding || self.headless, "shared_embedding", "false in a model with a head");
         }
         Ok(())
     }
@@ -488,6 +571,9 @@ impl Arch {
         if shapes && !SHAPING {
             return Some("shaping");
         }
+        if (self.cross || self.shared_embedding || matches!(self.position, Position::Relative)) && !CROSS {
+            return Some("cross");
+        }
         let decoder = self.causal && !self.post_norm && !self.embedding_norm && !self.head_transform;
         if decoder || ENCODER { None } else { Some("encoder") }
     }
@@ -496,6 +582,17 @@ impl Arch {
     #[inline(always)]
     pub const fn is_encoder(&self) -> bool {
         ENCODER && !self.causal
+    }
+
+    /// Whether layers also attend to what an encoder made of a source text.
+    #[inline(always)]
+    pub const fn has_cross(&self) -> bool {
+        CROSS && self.cross
+    }
+
+    /// Distances between key and query that have a value of their own, for each head.
+    pub const fn relative_distances(&self) -> u32 {
+        if self.causal { self.relative_distance + 1 } else { 2 * self.relative_distance + 1 }
     }
 
     /// Logits of a position.
@@ -538,6 +635,14 @@ impl Arch {
     #[inline(always)]
     const fn has(&self, role: Role) -> bool {
         match role {
+            Role::TokenEmbedding => !(CROSS && self.shared_embedding),
+            Role::RelativeBias => CROSS && matches!(self.position, Position::Relative),
+            Role::CrossNorm | Role::CrossQuery | Role::CrossKeyValue | Role::CrossKeyMean | Role::CrossOut => {
+                self.has_cross()
+            }
+            Role::CrossNormBias => self.has_cross() && self.biases.norm,
+            Role::CrossQueryBias | Role::CrossKeyValueBias => self.has_cross() && self.biases.qkv,
+            Role::CrossOutBias => self.has_cross() && self.biases.attention_out,
             Role::PositionEmbedding => matches!(self.position, Position::Learned),
             Role::RopeFrequencies => matches!(self.position, Position::Rope),
             Role::AlibiSlopes => SHAPING && matches!(self.position, Position::Alibi),
@@ -574,6 +679,14 @@ impl Arch {
             Role::PositionEmbedding => (Kind::Matrix, self.context, self.dim),
             Role::RopeFrequencies | Role::WindowRopeFrequencies => (Kind::Vector, 1, self.rotary_dim / 2),
             Role::AlibiSlopes => (Kind::Vector, 1, self.heads),
+            Role::RelativeBias => (Kind::Vector, 1, self.heads * self.relative_distances()),
+            Role::CrossNorm | Role::CrossNormBias | Role::CrossOutBias => (Kind::Vector, 1, self.dim),
+            Role::CrossQuery => (Kind::Matrix, self.q_width(), self.dim),
+            Role::CrossQueryBias => (Kind::Vector, 1, self.q_width()),
+            Role::CrossKeyValue => (Kind::Matrix, 2 * self.kv_width(), self.dim),
+            Role::CrossKeyValueBias => (Kind::Vector, 1, 2 * self.kv_width()),
+            Role::CrossKeyMean => (Kind::Vector, 1, self.kv_width()),
+            Role::CrossOut => (Kind::Matrix, self.dim, self.q_width()),
             Role::AttentionNorm | Role::AttentionNormBias => (Kind::Vector, 1, self.dim),
             Role::Qkv => (Kind::Matrix, self.qkv_width(), self.dim),
             Role::QkvBias => (Kind::Vector, 1, self.qkv_width()),
@@ -681,7 +794,8 @@ impl Order {
     }
 }
 
-/// The first of `all`: roles that only encoders have stand last in their lists, and are no part of other runtimes.
+/// The first of `all`: roles that only encoders and encoder-decoders have stand last in their lists, and are no part of
+/// other runtimes.
 const fn first<const N: usize>(all: &[Role]) -> [Role; N] {
     let mut roles = [Role::TokenEmbedding; N];
     let mut i = 0;
@@ -701,8 +815,9 @@ const BEFORE: [Role; MAX_BEFORE] = first(&[
     Role::TokenTypeEmbedding,
     Role::EmbeddingNorm,
     Role::EmbeddingNormBias,
+    Role::RelativeBias,
 ]);
-const LAYER: [Role; MAX_LAYER] = [
+const LAYER: [Role; MAX_LAYER] = first(&[
     Role::AttentionNorm,
     Role::AttentionNormBias,
     Role::Qkv,
@@ -720,7 +835,16 @@ const LAYER: [Role; MAX_LAYER] = [
     Role::MlpDown,
     Role::MlpDownBias,
     Role::MlpOutNorm,
-];
+    Role::CrossNorm,
+    Role::CrossNormBias,
+    Role::CrossQuery,
+    Role::CrossQueryBias,
+    Role::CrossKeyValue,
+    Role::CrossKeyValueBias,
+    Role::CrossKeyMean,
+    Role::CrossOut,
+    Role::CrossOutBias,
+]);
 const AFTER: [Role; MAX_AFTER] = first(&[
     Role::FinalNorm,
     Role::FinalNormBias,
@@ -762,8 +886,13 @@ mod tests {
         let biased = Arch { biases: Biases { qkv: true, ..Biases::default() }, ..plain };
         let encoder = Arch { causal: false, post_norm: true, embedding_norm: true, token_types: 2, ..full };
         let encoder = [encoder, Arch { head_transform: true, ..encoder }, Arch { embedding_norm: false, ..encoder }];
+        let relative = Arch { position: Position::Relative, rotary_dim: 0, relative_distance: 4, ..plain };
+        let bare = Arch { causal: false, headless: true, shared_embedding: true, ..relative };
+        let cross = Arch { cross: true, ..relative };
+        let full_cross = Arch { cross: true, head_norm: false, output_norms: false, post_norm: true, ..full };
+        let cross = [relative, bare, cross, full_cross].into_iter().filter(|_| CROSS);
         let archs = [plain, full, windowed, alibi, biased];
-        for arch in archs.into_iter().chain(encoder.into_iter().filter(|_| ENCODER)) {
+        for arch in archs.into_iter().chain(encoder.into_iter().filter(|_| ENCODER)).chain(cross) {
             arch.validate().unwrap();
             for (index, spec) in (0u32..).zip(arch.tensors()) {
                 assert_eq!(Order::new(&arch).find(&arch, spec.role, spec.layer), Some((index, spec)));
@@ -791,6 +920,13 @@ mod tests {
         let headless = Arch { headless: true, ..encoder };
         headless.validate().unwrap();
         refused(Arch { causal: true, ..headless }, "headless");
+        refused(Arch { shared_embedding: true, ..encoder }, "shared_embedding");
+        refused(Arch { cross: true, ..encoder }, "cross");
+        refused(Arch { cross: true, wiring: Wiring::Parallel, ..Arch::PLAIN }, "cross");
+        refused(Arch { relative_distance: 3, ..Arch::PLAIN }, "relative_distance");
+        let relative = Arch { position: Position::Relative, ..Arch::PLAIN };
+        refused(relative, "relative_distance");
+        refused(Arch { relative_distance: 16_385, ..relative }, "relative_distance");
         refused(Arch { tied_head: false, ..headless }, "headless");
         refused(Arch { head_transform: true, ..headless }, "headless");
         refused(Arch { biases: Biases { head: true, ..Biases::default() }, ..headless }, "headless");

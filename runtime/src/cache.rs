@@ -234,6 +234,14 @@ fn write_column(layout: Layout, tile: &mut [u8], column: usize, q: &[i8]) {
     }
 }
 
+/// A session's caches.
+pub(crate) struct Caches<'b> {
+    pub(crate) own: Cache<'b>,
+    /// What an encoder-decoder keeps of a source.
+    #[cfg(feature = "cross")]
+    pub(crate) source: Option<Cache<'b>>,
+}
+
 /// The cache of all layers and heads, in its buffer.
 #[derive(Debug)]
 pub(crate) struct Cache<'b> {
@@ -248,11 +256,21 @@ pub(crate) struct Cache<'b> {
 
 impl<'b> Cache<'b> {
     /// Cuts a buffer of at least [`Plan::cache_bytes`] bytes; `None` if it is smaller.
-    pub(crate) fn carve(plan: &Plan, buffer: &'b mut [u8]) -> Option<Self> {
+    pub(crate) fn carve(plan: &Plan, buffer: &'b mut [u8]) -> Option<Caches<'b>> {
+        let buffer = aligned(buffer.get_mut(..plan.cache_bytes())?)?;
+        #[cfg(feature = "cross")]
+        let (source, buffer) = Self::carve_source(plan, buffer)?;
+        Some(Caches {
+            own: Self::carve_own(plan, buffer)?,
+            #[cfg(feature = "cross")]
+            source,
+        })
+    }
+
+    fn carve_own(plan: &Plan, buffer: &'b mut [u8]) -> Option<Self> {
         let shape = plan.head_shape();
         let (kv_heads, heads) =
             (plan.arch().kv_heads as usize, plan.arch().kv_heads as usize * plan.arch().cached_layers() as usize);
-        let buffer = aligned(buffer.get_mut(..plan.cache_bytes())?)?;
         let (scales, rest) = buffer.split_at_mut_checked(2 * heads * shape.positions * size_of::<f32>())?;
         let scales: &mut [f32] = bytemuck::try_cast_slice_mut(scales).ok()?;
         let (key_scales, value_scales) = scales.split_at_mut_checked(heads * shape.positions)?;
@@ -261,6 +279,27 @@ impl<'b> Cache<'b> {
         let table = rest.get_mut(..branch::table_bytes(plan.limits().context, plan.branches()) as usize)?;
         let branches = Branches::new(plan, bytemuck::try_cast_slice_mut(table).ok()?);
         Some(Self { shape, kv_heads, branches, keys, values, key_scales, value_scales })
+    }
+
+    /// The source's cache, if there is one, and what is behind it.
+    #[cfg(feature = "cross")]
+    fn carve_source(plan: &Plan, buffer: &'b mut [u8]) -> Option<(Option<Self>, &'b mut [u8])> {
+        let Some((heads, shape, borrowed, encoder)) = plan.source_cache() else { return Some((None, buffer)) };
+        // As many as fit in the plan's sum, which fits in memory.
+        let (heads, borrowed) = (heads as usize, borrowed as usize);
+        let scales = heads.max(borrowed) * shape.positions;
+        let (bytes, rest) = buffer.split_at_mut_checked(2 * scales * size_of::<f32>())?;
+        let (key_scales, value_scales) = bytemuck::try_cast_slice_mut(bytes).ok()?.split_at_mut_checked(scales)?;
+        let (keys, rest) = rest.split_at_mut_checked((heads * shape.keys()).max(borrowed * encoder.keys()))?;
+        let (values, rest) = rest.split_at_mut_checked((heads * shape.values()).max(borrowed * encoder.values()))?;
+        let (kv_heads, branches) = (plan.arch().kv_heads as usize, Branches::one());
+        Some((Some(Self { shape, kv_heads, branches, keys, values, key_scales, value_scales }), rest))
+    }
+
+    /// Makes it a cache of other heads, forgetting what it holds: the encoder's, while it works on a source.
+    #[cfg(feature = "cross")]
+    pub(crate) fn reshape(&mut self, shape: HeadShape, kv_heads: u32) {
+        (self.shape, self.kv_heads) = (shape, kv_heads as usize);
     }
 
     /// The heads of layer `layer`, in ascending order.

@@ -51,6 +51,8 @@
 //! - `branches` (on by default): several sequences in one session, for beam search. Firmware without it saves 2 KB of flash.
 //! - `encoder` (on by default): models that see a whole text at once (BERT), and what only they have: norms behind
 //!   sublayers and embeddings, token types. Firmware for other models saves their flash by leaving it out.
+//! - `cross` (on by default, with `encoder`): encoder-decoders (T5, Marian, BART), whose tokens attend to a source text too,
+//!   and relative positions.
 //! - `normalizers`, `unigram`, `wordpiece` (on by default): what some tokenizers need, see [`tokenizer`]. Firmware for a
 //!   model whose tokenizer does without them saves their flash by leaving them out.
 //!

@@ -5,8 +5,8 @@
 //! the only place that knows how the buffers are cut.
 
 use crate::arch::{Arch, ArchError, ENCODER};
-use crate::blob::ALIGN;
 use crate::blob::header::Header;
+use crate::blob::{ALIGN, Model};
 use crate::branch;
 use crate::cache::{HeadShape, TILE};
 use crate::packing::Packing;
@@ -105,8 +105,61 @@ pub struct Plan {
     limits: Limits,
     branches: u32,
     tail: u32,
+    /// The encoder of an encoder-decoder, and how many tokens of a source it takes.
+    #[cfg(feature = "cross")]
+    source: Option<SourcePlan>,
     cache_bytes: usize,
     scratch_bytes: usize,
+}
+
+/// The encoder of an encoder-decoder in a plan.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct SourcePlan {
+    pub(crate) arch: Arch,
+    /// Tokens of a source text, at most.
+    pub(crate) positions: u32,
+}
+
+/// Sizes of the scratch buffers, in elements of each.
+#[derive(Clone, Copy)]
+struct Sizes {
+    residual: u64,
+    input: u64,
+    wide: u64,
+    rope: u64,
+    quantized: u64,
+    groups: u64,
+}
+
+impl Sizes {
+    const fn new(widths: &Widths, tokens: u32) -> Self {
+        let tokens = tokens as u64;
+        Self {
+            residual: tokens * widths.residual as u64,
+            input: tokens * widths.input as u64,
+            wide: tokens * widths.wide as u64,
+            rope: tokens * widths.rope as u64,
+            quantized: tokens * widths.quantized as u64,
+            groups: tokens * widths.groups as u64,
+        }
+    }
+
+    /// Room for either.
+    #[cfg(feature = "cross")]
+    const fn or(self, other: Self) -> Self {
+        Self {
+            residual: larger(self.residual, other.residual),
+            input: larger(self.input, other.input),
+            wide: larger(self.wide, other.wide),
+            rope: larger(self.rope, other.rope),
+            quantized: larger(self.quantized, other.quantized),
+            groups: larger(self.groups, other.groups),
+        }
+    }
+
+    const fn bytes(&self) -> u64 {
+        4 * (self.residual + self.input + self.wide + self.rope) + self.quantized + 8 * self.groups
+    }
 }
 
 /// Widths of the scratch buffers: elements for each token of a chunk.
@@ -130,6 +183,11 @@ const fn max(a: usize, b: usize) -> usize {
     if a > b { a } else { b }
 }
 
+#[cfg(feature = "cross")]
+const fn larger(a: u64, b: u64) -> u64 {
+    if a > b { a } else { b }
+}
+
 impl Widths {
     pub(crate) const fn new(arch: &Arch, packing: Packing) -> Self {
         let (dim, q, hidden) = (arch.dim as usize, arch.q_width() as usize, arch.hidden as usize);
@@ -149,11 +207,6 @@ impl Widths {
             ),
             groups: max(max(packing.groups(dim), packing.groups(q)), max(packing.groups(hidden), heads)),
         }
-    }
-
-    /// Bytes for each token of a chunk.
-    const fn bytes(&self) -> u64 {
-        4 * (self.residual + self.input + self.wide + self.rope) as u64 + self.quantized as u64 + 8 * self.groups as u64
     }
 }
 
@@ -184,7 +237,18 @@ impl Plan {
             chunk: if limits.chunk < limits.context && !arch.is_encoder() { limits.chunk } else { limits.context },
             logit_rows: if limits.logit_rows < limits.context { limits.logit_rows } else { limits.context },
         };
-        Self { arch: *arch, packing, limits, branches: 1, tail: 0, cache_bytes: 0, scratch_bytes: 0 }.sized()
+        Self {
+            arch: *arch,
+            packing,
+            limits,
+            branches: 1,
+            tail: 0,
+            #[cfg(feature = "cross")]
+            source: None,
+            cache_bytes: 0,
+            scratch_bytes: 0,
+        }
+        .sized()
     }
 
     /// The same with room for `branches` sequences that part at any position and then go on for `tail` positions at most
@@ -212,6 +276,79 @@ impl Plan {
         Self { branches, tail, ..self }.sized()
     }
 
+    /// The same for an encoder-decoder whose encoder has the head `source` ([`Header::read_source`]), with room for source
+    /// texts of `positions` tokens at most.
+    ///
+    /// # Errors
+    /// No position, or more than the encoder has; a model that is not such a decoder, or an encoder that does not go with
+    /// it; more bytes than this machine can address.
+    #[cfg(feature = "cross")]
+    pub const fn with_source(self, source: &Header, positions: u32) -> Result<Self, PlanError> {
+        if positions == 0 {
+            return Err(PlanError::Zero { limit: "source" });
+        }
+        if positions > source.arch.context {
+            return Err(PlanError::Context { context: positions, model: source.arch.context });
+        }
+        if !self.arch.cross || source.arch.causal || source.arch.dim != self.arch.dim {
+            return Err(PlanError::Arch(ArchError {
+                field: "cross",
+                rule: "set in a decoder whose encoder is as wide",
+            }));
+        }
+        Self { source: Some(SourcePlan { arch: source.arch, positions }), ..self }.sized()
+    }
+
+    /// [`Plan::for_header`] for a checked model, with room for sources as long as its encoder allows, if it has one.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn for_model(model: &Model<'_>, limits: Limits) -> Result<Self, PlanError> {
+        let plan = Self::for_header(model.header(), limits)?;
+        #[cfg(feature = "cross")]
+        if let Some(source) = model.source() {
+            return plan.with_source(source.header(), source.arch().context);
+        }
+        Ok(plan)
+    }
+
+    /// Heads of the source's cache, and the shape of each: of the decoder's layers, of which the encoder borrows some.
+    #[cfg(feature = "cross")]
+    pub(crate) const fn source_cache(&self) -> Option<(u64, HeadShape, u64, HeadShape)> {
+        let Some(source) = self.source else { return None };
+        let own = HeadShape::new(&self.arch, self.packing.layout, source.positions);
+        let encoder = HeadShape::new(&source.arch, self.packing.layout, source.positions);
+        Some((self.arch.layers as u64 * self.arch.kv_heads as u64, own, source.arch.kv_heads as u64, encoder))
+    }
+
+    /// The encoder planned for.
+    #[cfg(feature = "cross")]
+    pub(crate) const fn source(&self) -> Option<&SourcePlan> {
+        self.source.as_ref()
+    }
+
+    /// Bytes of the source's cache.
+    const fn source_bytes(&self) -> u64 {
+        #[cfg(feature = "cross")]
+        if let Some((heads, own, borrowed, encoder)) = self.source_cache() {
+            let positions = own.positions as u64;
+            // Each of the cache's parts has room for either.
+            return larger(heads * own.keys() as u64, borrowed * encoder.keys() as u64)
+                + larger(heads * own.values() as u64, borrowed * encoder.values() as u64)
+                + 8 * larger(heads, borrowed) * positions;
+        }
+        0
+    }
+
+    const fn sizes(&self) -> Sizes {
+        let sizes = Sizes::new(&Widths::new(&self.arch, self.packing), self.limits.chunk);
+        #[cfg(feature = "cross")]
+        if let Some(source) = &self.source {
+            return sizes.or(Sizes::new(&Widths::new(&source.arch, self.packing), source.positions));
+        }
+        sizes
+    }
+
     const fn sized(self) -> Result<Self, PlanError> {
         let Self { arch, packing, limits, .. } = self;
         let shape = HeadShape::new(&arch, packing.layout, limits.context);
@@ -219,9 +356,10 @@ impl Plan {
         let slack = ALIGN as u64 - 1;
         let cache = arch.cached_layers() as u64 * arch.kv_heads as u64 * tiles * shape.tile_bytes() as u64
             + branch::table_bytes(limits.context, self.branches)
+            + self.source_bytes()
             + slack;
         let logits = 4 * limits.logit_rows as u64 * arch.logits() as u64;
-        let scratch = limits.chunk as u64 * Widths::new(&arch, packing).bytes() + logits + slack;
+        let scratch = self.sizes().bytes() + logits + slack;
         if cache > isize::MAX as u64 || scratch > isize::MAX as u64 {
             return Err(PlanError::TooLarge { bytes: cache + scratch });
         }
@@ -317,18 +455,17 @@ impl<'b> Scratch<'b> {
             *buffer = rest;
             bytemuck::try_cast_slice_mut(head).ok()
         }
-        let widths = plan.widths();
-        let tokens = plan.limits.chunk as usize;
+        let sizes = plan.sizes();
         let mut buffer = aligned(buffer.get_mut(..plan.scratch_bytes)?)?;
         Some(Self {
-            residual: take(&mut buffer, tokens * widths.residual)?,
-            input: take(&mut buffer, tokens * widths.input)?,
-            wide: take(&mut buffer, tokens * widths.wide)?,
-            rope: take(&mut buffer, tokens * widths.rope)?,
+            residual: take(&mut buffer, sizes.residual as usize)?,
+            input: take(&mut buffer, sizes.input as usize)?,
+            wide: take(&mut buffer, sizes.wide as usize)?,
+            rope: take(&mut buffer, sizes.rope as usize)?,
             logits: take(&mut buffer, plan.limits.logit_rows as usize * plan.arch.logits() as usize)?,
-            scales: take(&mut buffer, tokens * widths.groups)?,
-            starts: take(&mut buffer, tokens * widths.groups)?,
-            quantized: take(&mut buffer, tokens * widths.quantized)?,
+            scales: take(&mut buffer, sizes.groups as usize)?,
+            starts: take(&mut buffer, sizes.groups as usize)?,
+            quantized: take(&mut buffer, sizes.quantized as usize)?,
         })
     }
 }

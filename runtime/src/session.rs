@@ -3,10 +3,13 @@
 //! A [`Session`] borrows a checked [`Model`], a cache and a scratch buffer of the sizes that its [`Plan`] states, and
 //! allocates nothing. It remembers the tokens it has seen only as keys and values; [`Session::rewind`] forgets the last
 //! ones. It does not choose tokens ([`crate::decode`]) and knows no text ([`crate::tokenizer`]). A model that is an encoder
-//! takes in a text at once instead: [`Session::encode`].
+//! takes in a text at once instead: [`Session::encode`]. An encoder-decoder does both: `Session::encode_source` takes in
+//! what the tokens then answer.
 
 #[cfg(feature = "encoder")]
 mod encoder;
+#[cfg(feature = "cross")]
+mod source;
 
 use crate::blob::Model;
 use crate::cache::Cache;
@@ -112,6 +115,17 @@ pub enum SessionError {
         /// Tokens of the text.
         tokens: usize,
     },
+    /// The model is no encoder-decoder: it has no encoder for a source.
+    NoEncoder,
+    /// The model is an encoder-decoder, and no source has been encoded.
+    NoSource,
+    /// The plan has room for shorter sources only.
+    SourceFull {
+        /// Tokens given.
+        tokens: usize,
+        /// Tokens there is room for.
+        room: usize,
+    },
     /// An embedding's buffer has another length.
     Embedding {
         /// Values it has room for.
@@ -161,6 +175,11 @@ impl core::fmt::Display for SessionError {
             SessionError::Position { found, tokens } => {
                 write!(f, "position {found} of an encoded text of {tokens} tokens")
             }
+            SessionError::NoEncoder => write!(f, "the model has no encoder to take in a source"),
+            SessionError::NoSource => write!(f, "the model is an encoder-decoder: encode a source first"),
+            SessionError::SourceFull { tokens, room } => {
+                write!(f, "the source has {tokens} tokens, the plan has room for {room}")
+            }
             SessionError::Embedding { found, expected } => {
                 write!(f, "a buffer for {found} values, expected one for the embedding's {expected}")
             }
@@ -180,6 +199,8 @@ pub struct Session<'m, 'b, W = Serial> {
     cache: Cache<'b>,
     scratch: Scratch<'b>,
     position: usize,
+    #[cfg(feature = "cross")]
+    source: Option<source::Text<'m, 'b>>,
 }
 
 impl<'m, 'b> Session<'m, 'b> {
@@ -218,10 +239,20 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
         }
         let buffer = |buffer, expected, found| SessionError::Buffer { buffer, expected, found };
         let found = cache.len();
-        let cache = Cache::carve(plan, cache).ok_or(buffer("cache", plan.cache_bytes(), found))?;
+        let caches = Cache::carve(plan, cache).ok_or(buffer("cache", plan.cache_bytes(), found))?;
         let found = scratch.len();
         let scratch = Scratch::carve(plan, scratch).ok_or(buffer("scratch", plan.scratch_bytes(), found))?;
-        Ok(Self { model, plan: *plan, backend, workers, cache, scratch, position: 0 })
+        Ok(Self {
+            model,
+            plan: *plan,
+            backend,
+            workers,
+            cache: caches.own,
+            scratch,
+            position: 0,
+            #[cfg(feature = "cross")]
+            source: source::Text::new(&model, plan, caches.source)?,
+        })
     }
 
     /// The model.
@@ -249,7 +280,7 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
         &self.plan
     }
 
-    /// Forgets everything.
+    /// Forgets everything but a source.
     pub fn reset(&mut self) {
         self.keep(0);
     }
@@ -331,7 +362,7 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
     /// where the branches parted; the session is then unchanged.
     #[cfg(feature = "branches")]
     pub fn step_branches(&mut self, ids: &[u32], mut visit: impl FnMut(usize, &[f32])) -> Result<(), SessionError> {
-        self.check_decoder()?;
+        self.check_ready()?;
         if ids.len() != self.branches() {
             return Err(SessionError::Tokens { found: ids.len(), expected: self.branches() });
         }
@@ -380,6 +411,9 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
         if self.model.arch().is_encoder() {
             return Err(SnapshotError::Encoder);
         }
+        if self.model.arch().has_cross() {
+            return Err(SnapshotError::Source);
+        }
         if ids.len() != self.position {
             return Err(SnapshotError::Ids { expected: self.position, found: ids.len() });
         }
@@ -398,6 +432,9 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
             return Err(SnapshotError::ContextFull { tokens: keep, context });
         }
         snapshot.check_model(&self.model)?;
+        if self.model.arch().has_cross() {
+            return Err(SnapshotError::Source);
+        }
         self.keep(0);
         self.cache.branches.select(0, keep);
         snapshot.read(&mut self.cache, keep);
@@ -425,8 +462,19 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
         if self.model.arch().is_encoder() { Err(SessionError::Encoder) } else { Ok(()) }
     }
 
-    fn check(&self, ids: &[u32]) -> Result<(), SessionError> {
+    /// Whether tokens can follow.
+    #[inline(always)]
+    fn check_ready(&self) -> Result<(), SessionError> {
         self.check_decoder()?;
+        #[cfg(feature = "cross")]
+        if self.model.arch().cross && self.source.as_ref().is_none_or(|source| source.tokens == 0) {
+            return Err(SessionError::NoSource);
+        }
+        Ok(())
+    }
+
+    fn check(&self, ids: &[u32]) -> Result<(), SessionError> {
+        self.check_ready()?;
         self.check_ids(ids)?;
         self.check_room(ids.len(), self.context())
     }
@@ -463,6 +511,8 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
             widths: self.plan.widths(),
             cache: &mut self.cache,
             scratch: &mut self.scratch,
+            #[cfg(feature = "cross")]
+            source: self.source.as_mut().map(|source| (&mut source.cache, source.tokens)),
             count,
             position: self.position,
         }

@@ -82,6 +82,8 @@ pub enum SnapshotError {
     },
     /// The session's model is an encoder, which holds nothing to go on from.
     Encoder,
+    /// The session's model is an encoder-decoder, whose source a snapshot does not hold.
+    Source,
     /// The output is too small.
     Room {
         /// Bytes needed.
@@ -114,6 +116,9 @@ impl core::fmt::Display for SnapshotError {
             SnapshotError::Value { tile } => write!(f, "snapshot: an impossible number in tile {tile}"),
             SnapshotError::Ids { expected, found } => {
                 write!(f, "{found} ids were given for a snapshot of a session that holds {expected} tokens")
+            }
+            SnapshotError::Source => {
+                write!(f, "the model is an encoder-decoder: snapshots do not hold its source")
             }
             SnapshotError::Encoder => write!(f, "the model is an encoder: its sessions have no state to go on from"),
             SnapshotError::Room { expected, found } => {

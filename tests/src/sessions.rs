@@ -24,7 +24,11 @@ impl Setting {
     /// Memory for a session of `context` positions, dirty.
     pub fn buffers(&self, model: &Model<'_>, context: u32) -> Buffers {
         let limits = Limits { context, chunk: self.chunk, logit_rows: self.logit_rows };
-        let plan = Plan::for_header(model.header(), limits).expect("limits within the model's");
+        let mut plan = Plan::for_header(model.header(), limits).expect("limits within the model's");
+        if let Some(source) = model.source() {
+            let positions = context.min(source.arch().context);
+            plan = plan.with_source(source.header(), positions).expect("a source within the model's");
+        }
         let dirty = |bytes| {
             let mut buffer = AlignedBytes::zeroed(bytes);
             buffer.iter_mut().zip(self.dirt.iter().cycle()).for_each(|(byte, dirt)| *byte = *dirt);
@@ -82,10 +86,22 @@ pub fn encode<W: Workers + Sync>(session: &mut Session<'_, '_, W>, ids: &[u32]) 
     (0..ids.len()).map(values).collect()
 }
 
+/// Gives an encoder-decoder the script's source; nothing to another model.
+pub fn take_source<W: Workers + Sync>(session: &mut Session<'_, '_, W>) {
+    if let Some(source) = session.model().source() {
+        let tokens = session.source_context().min(digests::SOURCE);
+        let ids: Vec<u32> = (0..tokens as u32).map(|i| digests::source_id(i, source.arch().vocab)).collect();
+        session.encode_source(&ids).expect("a source that fits");
+    }
+}
+
 /// The trace of `ids` by [`Session::score`], behind what the session holds; of an encoder by [`encode`].
 pub fn score<W: Workers + Sync>(session: &mut Session<'_, '_, W>, ids: &[u32]) -> Trace {
     if session.model().arch().is_encoder() {
         return encode(session, ids);
+    }
+    if session.source_tokens() == 0 {
+        take_source(session);
     }
     let mut trace = Trace::new();
     let visit = |index: usize, logits: &[f32]| {
@@ -105,6 +121,7 @@ pub fn reference(model: Model<'_>, ids: &[u32]) -> Trace {
     if model.arch().is_encoder() {
         return encode(&mut session, ids);
     }
+    take_source(&mut session);
     ids.iter().map(|&id| digest(session.step(id).expect("tokens that fit"))).collect()
 }
 

@@ -7,7 +7,7 @@ use thumbformer::blob::header::{Pooling, SpecialTokens};
 use thumbformer::packing::{Layout, Packing};
 use thumbformer_convert::memory::AlignedBytes;
 use thumbformer_convert::pipeline::in_memory;
-use thumbformer_convert::synthetic::{Synthetic, gpt2, llama};
+use thumbformer_convert::synthetic::{Synthetic, SyntheticPair, gpt2, llama};
 use thumbformer_convert::writer::Plan;
 
 /// Both interleavings.
@@ -135,6 +135,47 @@ pub fn encoders() -> Vec<(&'static str, Arch)> {
     ]
 }
 
+/// Encoder-decoders by name: the decoder, and the encoder, whose context holds 70 positions too.
+pub fn pairs() -> Vec<(&'static str, Arch, Arch)> {
+    let shapes = shapes();
+    let shape = |wanted| shapes.iter().find(|(name, _)| *name == wanted).map_or(Arch::PLAIN, |shape| shape.1);
+    let cross = |decoder: Arch| Arch { cross: true, ..decoder };
+    let encoder = |arch: Arch| Arch {
+        causal: false,
+        headless: true,
+        tied_head: true,
+        head_transform: false,
+        biases: Biases { head: false, ..arch.biases },
+        ..arch
+    };
+    let t5 = Arch {
+        position: Position::Relative,
+        rotary_dim: 0,
+        relative_distance: 20,
+        head_dim: 6,
+        activation: Activation::Relu,
+        gated: false,
+        attention_scale: 1.0,
+        ..shape("ragged")
+    };
+    let marian = Arch { head_transform: false, ..shape("norms behind") };
+    let other = Arch { vocab: 67, layers: 3, heads: 5, kv_heads: 5, head_dim: 9, hidden: 70, context: 81, ..marian };
+    vec![
+        ("t5", cross(t5), Arch { shared_embedding: true, layers: 2, ..encoder(t5) }),
+        ("marian", cross(marian), Arch { shared_embedding: true, ..encoder(marian) }),
+        ("two vocabularies", cross(marian), encoder(other)),
+        ("plain", cross(shape("plain")), encoder(shape("plain"))),
+        ("smallest", cross(shape("smallest")), encoder(shape("smallest"))),
+    ]
+}
+
+/// An encoder-decoder's blob with random weights.
+pub fn pair(decoder: Arch, encoder: Arch, packing: Packing) -> AlignedBytes {
+    let pair =
+        SyntheticPair { decoder: Synthetic { arch: decoder, seed: 1 }, encoder: Synthetic { arch: encoder, seed: 2 } };
+    pair.blob(packing).expect("valid shapes")
+}
+
 /// Every shape in every group size and, if `both`, in both layouts, else in the first.
 pub fn blobs(both: bool) -> impl Iterator<Item = (String, AlignedBytes)> {
     let layouts = if both { &LAYOUTS[..] } else { &LAYOUTS[..1] };
@@ -158,7 +199,7 @@ pub fn blob_with_tokenizer(arch: Arch, packing: Packing, tokenizer: &str) -> Ali
     let tokenizer = thumbformer_convert::tokenizer::load(&path).expect("a good tokenizer");
     let arch = Arch { vocab: tokenizer.vocab + 3, ..arch };
     let special = SpecialTokens::new(Some(1), &[0, 2]).expect("few end tokens");
-    let plan = Plan { arch, packing, special, pooling: Pooling::Mean, tokenizer: &tokenizer.section };
+    let plan = Plan { arch, packing, special, pooling: Pooling::Mean, tokenizer: &tokenizer.section, source: None };
     in_memory(&plan, &Synthetic { arch, seed: 1 }).expect("a valid shape").0
 }
 

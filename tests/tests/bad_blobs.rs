@@ -80,7 +80,7 @@ fn heads_with_bad_fields_are_refused() {
     assert_eq!(refused(|b| put(b, 16, 33)), field("group", 33));
     assert_eq!(refused(|b| put(b, 16, u32::MAX)), field("group", u32::MAX));
     assert_eq!(refused(|b| b[96] = 2), field("norm", 2));
-    assert_eq!(refused(|b| b[97] = 3), field("position", 3));
+    assert_eq!(refused(|b| b[97] = 4), field("position", 4));
     assert_eq!(refused(|b| b[98] = 4), field("activation", 4));
     assert_eq!(refused(|b| b[99] = 2), field("gated", 2));
     assert_eq!(refused(|b| b[100] = 32), field("biases", 32));
@@ -101,7 +101,12 @@ fn heads_with_bad_fields_are_refused() {
     assert_eq!(refused(|b| put(b, 56, 4)), field("mask_token", 3));
     assert_eq!(refused(|b| put(b, 56, u32::MAX)), field("mask_token", u32::MAX - 1));
     assert_eq!(refused(|b| b[60] = 2), field("pooling", 2));
-    for at in [13, 14, 15, 48, 55, 61, 63, 126, 127, 178, 191] {
+    assert_eq!(refused(|b| put(b, 48, 4)), field("second_token", 3));
+    assert_eq!(refused(|b| b[178] = 2), field("cross", 2));
+    assert_eq!(refused(|b| b[178] = 1), field("source_len", 0), "no encoder");
+    assert_eq!(refused(|b| b[179] = 2), field("shared_embedding", 2));
+    assert_eq!(refused(|b| b[184] = 64), field("source_len", 64), "nothing that attends to it");
+    for at in [13, 14, 15, 52, 55, 61, 63, 126, 127] {
         assert_eq!(refused(|b| b[at] = 1), BlobError::NotZero { offset: at as u64 });
     }
 }

@@ -16,7 +16,7 @@ use thumbformer::{Backend, Model};
 use thumbformer_convert::memory::AlignedBytes;
 use thumbformer_tests::checkpoints::{FILE, checkpoints, convert, group_name, repository};
 use thumbformer_tests::sessions::{combine, reference};
-use thumbformer_tests::shapes::{GROUPS, LAYOUTS, blob, encoders, ids, shapes};
+use thumbformer_tests::shapes::{GROUPS, LAYOUTS, blob, encoders, ids, pair, pairs, shapes};
 
 /// A processor that QEMU emulates.
 struct Target {
@@ -143,6 +143,18 @@ fn rows() -> Vec<Row> {
             let blobs = LAYOUTS.map(|layout| blob(arch, Packing { layout, group }));
             let trace = reference(Model::new(&blobs[0]).expect("a good blob"), &ids(arch.vocab, arch.context as usize));
             rows.push(Row { name: format!("random {name}, {}", group_name(group)), expected: combine(&trace), blobs });
+        }
+    }
+    for (name, decoder, encoder) in pairs() {
+        for group in GROUPS {
+            let blobs = LAYOUTS.map(|layout| pair(decoder, encoder, Packing { layout, group }));
+            let ids = ids(decoder.vocab, decoder.context as usize);
+            let trace = reference(Model::new(&blobs[0]).expect("a good blob"), &ids);
+            rows.push(Row {
+                name: format!("random pair {name}, {}", group_name(group)),
+                expected: combine(&trace),
+                blobs,
+            });
         }
     }
     rows

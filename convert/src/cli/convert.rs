@@ -73,13 +73,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Err(Error::format(output, "exists and is no .thumb file: --force does not replace it"));
     }
     let silent = arguments.quiet || arguments.json;
-    let bar = Bar::new(prepared.recipe.arch.parameters(), "parameters", silent);
+    let bar = Bar::new(prepared.recipe.parameters(), "parameters", silent);
     let outcome = prepared.write(&output, arguments.force, &bar)?;
     drop(bar);
-    let header = mapped::open(&output)?;
-    let header = Header::read(&header).map_err(|source| Error::Blob { path: output.clone(), source })?;
+    let blob = mapped::open(&output)?;
+    let unreadable = |source| Error::Blob { path: output.clone(), source };
+    let header = Header::read(&blob).map_err(unreadable)?;
+    let encoder = header.read_source(&blob).transpose().map_err(unreadable)?;
     let accuracy = if arguments.quiet && !arguments.json { None } else { accuracy(&prepared, &output, silent)? };
-    let summary = Summary::new(&prepared, &outcome, &header, &output, accuracy);
+    let summary = Summary::new(&prepared, &outcome, (&header, encoder.as_ref()), &output, accuracy);
     match (arguments.json, arguments.quiet) {
         (true, _) => print_json(&summary),
         (_, true) => Ok(()),
@@ -124,8 +126,9 @@ const COMPARED_TOKENS: usize = 256;
 
 /// What int8 costs: the finished file against the f32 reference, on tokens that the model makes up itself.
 fn accuracy(prepared: &Prepared, output: &Path, quiet: bool) -> Result<Option<Divergence>> {
-    // An encoder makes up no text.
-    if prepared.recipe.arch.parameters() > COMPARED_PARAMETERS || !prepared.recipe.arch.causal {
+    // An encoder makes up no text, and an encoder-decoder none that it could answer.
+    let arch = &prepared.recipe.arch;
+    if arch.parameters() > COMPARED_PARAMETERS || !arch.causal || arch.cross {
         return Ok(None);
     }
     let bar = Bar::new(COMPARED_TOKENS as u64, "tokens", quiet);
@@ -152,6 +155,8 @@ struct Summary {
     output: PathBuf,
     family: String,
     architecture: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoder: Option<String>,
     parameters: u64,
     bytes: u64,
     bits_per_weight: f64,
@@ -198,7 +203,7 @@ impl Summary {
     fn new(
         prepared: &Prepared,
         outcome: &Outcome,
-        header: &Header,
+        (header, encoder): (&Header, Option<&Header>),
         output: &Path,
         accuracy: Option<Divergence>,
     ) -> Self {
@@ -211,13 +216,14 @@ impl Summary {
             output: output.into(),
             family: prepared.recipe.family.into(),
             architecture: architecture(arch),
-            parameters: arch.parameters(),
+            encoder: encoder.map(|encoder| architecture(&encoder.arch)),
+            parameters: prepared.recipe.parameters(),
             bytes: outcome.bytes,
             bits_per_weight: outcome.bytes as f64 * 8.0 / weights.max(1) as f64,
             layout: header.packing.layout.name(),
             group: header.packing.group,
             tokenizer: prepared.tokenizer.as_ref().and_then(|t| t.tokenizer().ok()).map(|t| tokenizer(&t)),
-            ram: ram(header),
+            ram: ram(header, encoder),
             boards: boards(header),
             worst_tensors: worst.iter().take(3).map(error).collect(),
             accuracy,
@@ -228,6 +234,9 @@ impl Summary {
     fn print(&self) -> Result<()> {
         say!("{}", self.output.display())?;
         say!("  model       {}: {}", self.family, self.architecture)?;
+        if let Some(encoder) = &self.encoder {
+            say!("              {encoder}")?;
+        }
         say!(
             "  size        {} parameters in {} ({:.2} bits a weight, {}, {})",
             count(self.parameters),
@@ -249,12 +258,18 @@ impl Summary {
     }
 }
 
-/// RAM at the model's context, and at lengths below it.
-pub fn ram(header: &Header) -> Vec<Ram> {
+/// RAM at the model's context, and at lengths below it; of an encoder-decoder with sources as long.
+pub fn ram(header: &Header, encoder: Option<&Header>) -> Vec<Ram> {
     let context = header.arch.context;
     let mut lengths: Vec<u32> = [context / 8, context / 4, context / 2].into_iter().filter(|&n| n >= 32).collect();
     lengths.push(context);
-    let plan = |context| Plan::for_header(header, Limits::new(context, CHUNK)).ok();
+    let plan = |context: u32| {
+        let plan = Plan::for_header(header, Limits::new(context, CHUNK)).ok()?;
+        match encoder {
+            Some(encoder) => plan.with_source(encoder, context.min(encoder.arch.context)).ok(),
+            None => Some(plan),
+        }
+    };
     let ram = |context| {
         let plan = plan(context)?;
         Some(Ram { context, cache_bytes: plan.cache_bytes(), scratch_bytes: plan.scratch_bytes() })
@@ -276,8 +291,11 @@ pub(super) fn print_ram(ram: &[Ram]) -> Result<()> {
     Ok(())
 }
 
-/// Which boards the model fits, and how.
+/// Which boards the model fits, and how; none for an encoder-decoder, which the firmware does not run yet.
 pub fn boards(header: &Header) -> Vec<BoardFit> {
+    if header.arch.cross {
+        return Vec::new();
+    }
     let fit = |board: &crate::boards::Board| {
         let fit = board.fit(header);
         let verdict = match fit {
@@ -318,6 +336,7 @@ pub fn architecture(a: &Arch) -> String {
         Position::Rope if a.rotary_dim == a.head_dim => "RoPE".into(),
         Position::Rope => format!("RoPE on {} of {}", a.rotary_dim, a.head_dim),
         Position::Alibi => "ALiBi".into(),
+        Position::Relative => format!("relative positions up to {}", a.relative_distance),
     };
     let activation = match a.activation {
         Activation::Gelu => "GELU",
@@ -337,7 +356,11 @@ pub fn architecture(a: &Arch) -> String {
     };
     format!(
         "{}{}{}, dim {}, {heads}{}{window}, {}{activation} MLP {}, {norm}{}, {position}{}, vocabulary {} ({} head), context {}",
-        if a.causal { "" } else { "encoder, " },
+        match (a.causal, a.cross) {
+            (false, _) => "encoder, ",
+            (true, true) => "decoder of a source, ",
+            (true, false) => "",
+        },
         counted(a.layers as usize, "layer"),
         if a.is_parallel() { " in parallel" } else { "" },
         a.dim,
@@ -389,6 +412,7 @@ pub fn tensor_name(spec: &TensorSpec) -> String {
         | Role::TokenTypeEmbedding
         | Role::EmbeddingNorm
         | Role::EmbeddingNormBias
+        | Role::RelativeBias
         | Role::HeadTransform
         | Role::HeadTransformBias
         | Role::HeadTransformNorm

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
-use serde::Serialize;
-use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
+use serde::{Deserialize, Serialize};
+use thumbformer::tokenizer::EncodeOptions;
 
 use super::model::{Conversion, Execution, Loaded, Needs, Opened, Precision, is_blob};
 use super::{Bar, counted, print_json, read_text, say, tell};
 use crate::engine::Engine;
-use crate::evaluate::{self, Likelihood, Pair, PairReport, TextReport};
+use crate::evaluate::{self, Likelihood, Pair, PairReport, Record, TextReport};
 use crate::tokenizer::{decode, encode, encode_prompt};
 use crate::{Error, Result};
 
@@ -21,10 +21,11 @@ pub struct Arguments {
     pub model: PathBuf,
     /// Text file to score
     pub text: Option<PathBuf>,
-    /// JSON file with a list of token ids to score
+    /// JSON file with a list of token ids to score; of an encoder-decoder, with a list of
+    /// {"source": [ids], "target": [ids]}
     #[arg(long, value_name = "FILE")]
     pub ids: Option<PathBuf>,
-    /// Text file with `request<TAB>answer` lines to answer exactly
+    /// Text file with `request<TAB>answer` (or `source<TAB>answer`) lines to answer exactly
     #[arg(long, value_name = "FILE")]
     pub pairs: Option<PathBuf>,
     /// Tokens scored together, each window alone from position 0 [default: the context]
@@ -80,7 +81,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(reference) => reference.with_engine(Needs::rows(1), |engine, _| f(Some(engine))),
     };
     if let Some(path) = &arguments.pairs {
-        let pairs = read_pairs(path, &loaded.require_tokenizer()?)?;
+        let pairs = read_pairs(path, &loaded)?;
         let mut reports = Vec::new();
         let needs = Needs::rows(LOGIT_ROWS);
         reports.push(loaded.with_engine(needs, |model, _| answer(arguments, path, &loaded, model, &pairs))?);
@@ -91,6 +92,28 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             Ok(())
         })?;
         return print_pairs(arguments, &loaded, &reports);
+    }
+    if loaded.arch().cross {
+        let Some(path) = &arguments.ids else {
+            return Err(Error::Usage(
+                "the model answers sources: give records with --ids, or source<TAB>answer lines with --pairs".into(),
+            ));
+        };
+        if arguments.window.is_some() {
+            return Err(Error::Usage("--window: each record of an encoder-decoder is scored as a whole".into()));
+        }
+        let records = read_records(path, &loaded)?;
+        let mut report = None;
+        loaded.with_engine(Needs::rows(LOGIT_ROWS), |model, _| {
+            with_reference(&mut |reference| {
+                let tokens: usize = records.iter().map(|record| record.ids.len()).sum();
+                let bar = Bar::new(tokens as u64, "tokens", arguments.json);
+                let progress = |done| bar.advance(done as u64);
+                report = Some(evaluate::records(model, reference, &records, progress)?);
+                Ok(())
+            })
+        })?;
+        return report.map_or(Ok(()), |report| print_text(arguments, &loaded, &report));
     }
     let ids = match (&arguments.ids, &arguments.text) {
         (Some(path), _) => read_ids(path, loaded.vocab())?,
@@ -157,7 +180,54 @@ fn read_ids(path: &Path, vocab: u32) -> Result<Vec<u32>> {
     }
 }
 
-fn read_pairs(path: &Path, tokenizer: &Tokenizer<'_>) -> Result<Vec<Pair>> {
+/// A record of `--ids` for an encoder-decoder.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceTarget {
+    source: Vec<u32>,
+    target: Vec<u32>,
+}
+
+fn read_records(path: &Path, loaded: &Loaded<'_>) -> Result<Vec<Record>> {
+    let records: Vec<SourceTarget> = serde_json::from_str(&read_text(path)?)
+        .map_err(|e| Error::format(path, format!("expected a JSON list of records with source and target: {e}")))?;
+    let start = loaded.answer_start();
+    if start.is_empty() {
+        return Err(Error::Usage("the model has no token to start answers with".into()));
+    }
+    let record = |(index, SourceTarget { source, target }): (usize, SourceTarget)| {
+        // What follows the start token in every answer is given, whether the record has it or not.
+        let target = match (start.get(1), target.split_first()) {
+            (Some(second), Some((first, rest))) if first == second => rest,
+            _ => &target[..],
+        };
+        for (field, ids, vocab, most) in [
+            ("source", &source[..], loaded.source_vocab(), loaded.source_context()),
+            ("target", target, loaded.vocab(), (loaded.arch().context as usize).saturating_sub(start.len())),
+        ] {
+            let wrong = |found: String| Error::format(path, format!("record {index}: {field}: {found}"));
+            if ids.is_empty() {
+                return Err(wrong("found no tokens, expected at least 1".into()));
+            }
+            if ids.len() > most {
+                return Err(wrong(format!("found {} tokens, expected at most {most}", ids.len())));
+            }
+            if let Some(id) = ids.iter().find(|&&id| id >= vocab) {
+                return Err(wrong(format!("found token {id}, the vocabulary has {vocab}")));
+            }
+        }
+        Ok(Record { ids: start.iter().chain(target).copied().collect(), given: start.len(), source })
+    };
+    let records: Vec<_> = records.into_iter().enumerate().map(record).collect::<Result<_>>()?;
+    if records.is_empty() {
+        return Err(Error::format(path, "no records, expected at least one with source and target"));
+    }
+    Ok(records)
+}
+
+fn read_pairs(path: &Path, loaded: &Loaded<'_>) -> Result<Vec<Pair>> {
+    let tokenizer = &loaded.require_tokenizer()?;
+    let source = if loaded.arch().cross { Some(loaded.require_source_tokenizer()?) } else { None };
     let text = read_text(path)?;
     let bare = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
     let mut pairs = Vec::new();
@@ -168,8 +238,10 @@ fn read_pairs(path: &Path, tokenizer: &Tokenizer<'_>) -> Result<Vec<Pair>> {
         let (request, answer) = line
             .split_once('\t')
             .ok_or_else(|| Error::format(path, format!("line {}: no tab, expected request<TAB>answer", index + 1)))?;
+        let encode_source = |tokenizer| encode(tokenizer, request, EncodeOptions::default());
         pairs.push(Pair {
-            prompt: encode_prompt(tokenizer, request)?,
+            source: source.as_ref().map(encode_source).transpose()?,
+            prompt: if source.is_some() { loaded.answer_start() } else { encode_prompt(tokenizer, request)? },
             answer: encode(tokenizer, answer, bare)?,
             text: answer.to_owned(),
         });

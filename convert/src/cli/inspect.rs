@@ -38,8 +38,13 @@ struct Report {
     layout: &'static str,
     group: u32,
     architecture: Architecture,
+    /// Of an encoder-decoder, whose decoder is the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoder: Option<Architecture>,
     parameters: u64,
     start_token: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    second_token: Option<u32>,
     mask_token: Option<u32>,
     end_tokens: Vec<u32>,
     tokenizer_bytes: u64,
@@ -89,6 +94,9 @@ struct Architecture {
     global_every: u32,
     window_rope: bool,
     output_norms: bool,
+    cross: bool,
+    shared_embedding: bool,
+    relative_distance: u32,
 }
 
 #[derive(Serialize)]
@@ -146,6 +154,9 @@ impl From<&Arch> for Architecture {
             global_every: a.global_every,
             window_rope: a.window_rope,
             output_norms: a.output_norms,
+            cross: a.cross,
+            shared_embedding: a.shared_embedding,
+            relative_distance: a.relative_distance,
         }
     }
 }
@@ -163,6 +174,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let blob = mapped::open(path)?;
     let model = Model::new(&blob).map_err(|source| Error::Blob { path: path.clone(), source })?;
     let header = model.header();
+    let source = model.source();
+    let parameters = source.map_or(0, |source| source.arch().parameters()) + header.arch.parameters();
     let tensors = placement(&header.arch, header.packing, header.tokenizer_len).map(|placed| {
         let spec = placed.spec;
         TensorRow {
@@ -183,14 +196,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         layout: header.packing.layout.name(),
         group: header.packing.group,
         architecture: (&header.arch).into(),
-        parameters: header.arch.parameters(),
+        encoder: source.map(|source| source.arch().into()),
+        parameters,
         start_token: header.special.start,
+        second_token: header.special.second,
         mask_token: header.special.mask,
         end_tokens: header.special.end().to_vec(),
         tokenizer_bytes: header.tokenizer_len,
         tokenizer: model.tokenizer().map(describe),
         prompt_format: model.tokenizer().and_then(|t| t.prompt_format()).map(|(a, b)| (a.collect(), b.collect())),
-        ram: ram(header),
+        ram: ram(header, source.as_ref().map(|source| source.header())),
         boards: boards(header),
         tensors: tensors.collect(),
     };
@@ -205,7 +220,15 @@ impl Report {
         say!("{}", arguments.model.display())?;
         say!("  format      version {}, {}, checksum {}", self.version, bytes(self.bytes), self.checksum)?;
         say!("  model       {}", self.architecture.summary)?;
-        let weights: u64 = self.tensors.iter().filter(|t| t.kind == "int8").map(|t| t.bytes).sum();
+        if let Some(encoder) = &self.encoder {
+            say!("              {}", encoder.summary)?;
+        }
+        let of_encoder = model.source().map_or(0, |source| {
+            let header = source.header();
+            let placed = placement(&header.arch, header.packing, header.tokenizer_len);
+            placed.filter(|placed| placed.spec.kind == Kind::Matrix).map(|placed| placed.len + placed.scales_len).sum()
+        });
+        let weights: u64 = self.tensors.iter().filter(|t| t.kind == "int8").map(|t| t.bytes).sum::<u64>() + of_encoder;
         say!(
             "  weights     {} parameters, {} ({}, {})",
             count(self.parameters),
@@ -229,7 +252,8 @@ impl Report {
         if let Some(mask) = &self.mask_token {
             say!("  mask        {}", name(mask))?;
         }
-        say!("  start       {}", or_none(self.start_token.iter().map(name).collect()))?;
+        let start: Vec<u32> = self.start_token.into_iter().chain(self.second_token).collect();
+        say!("  start       {}", or_none(names(&start)))?;
         say!("  end         {}", or_none(names(&self.end_tokens)))?;
         if let Some((before, after)) = &self.prompt_format {
             say!("  prompt      {} · text · {}", names(before), names(after))?;

@@ -208,7 +208,7 @@ impl Opened {
         let content = match precision {
             Precision::F32 => Content::Checkpoint(prepared),
             Precision::Int8 => {
-                let bar = Bar::new(prepared.recipe.arch.parameters(), "parameters", quiet);
+                let bar = Bar::new(prepared.recipe.parameters(), "parameters", quiet);
                 Content::Converted(prepared.to_memory(&bar)?.0, prepared)
             }
         };
@@ -276,6 +276,45 @@ impl<'a> Loaded<'a> {
             .ok_or_else(|| Error::Usage(format!("{} has no tokenizer: give token ids with --ids", self.path.display())))
     }
 
+    /// The tokenizer for the sources of an encoder-decoder, or an error that says what to do without.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn require_source_tokenizer(&self) -> Result<Tokenizer<'a>> {
+        let found = match &self.engines {
+            Engines::Int8(model, _) => model.source_tokenizer().copied(),
+            Engines::F32(prepared) => match &prepared.source_tokenizer {
+                Some(tokenizer) => Some(tokenizer.tokenizer()?),
+                None => return self.require_tokenizer(),
+            },
+        };
+        found.map_or_else(|| self.require_tokenizer(), Ok)
+    }
+
+    /// What every answer of an encoder-decoder starts with.
+    pub fn answer_start(&self) -> Vec<u32> {
+        let special = self.special();
+        special.start.into_iter().chain(special.second).collect()
+    }
+
+    /// Number of tokens that the encoder of an encoder-decoder knows.
+    pub fn source_vocab(&self) -> u32 {
+        let vocab = match &self.engines {
+            Engines::Int8(model, _) => model.source().map(|source| source.arch().vocab),
+            Engines::F32(prepared) => prepared.recipe.source.as_ref().map(|source| source.arch.vocab),
+        };
+        vocab.unwrap_or(0)
+    }
+
+    /// The most tokens of a source.
+    pub fn source_context(&self) -> usize {
+        let context = match &self.engines {
+            Engines::Int8(model, _) => model.source().map(|source| source.arch().context),
+            Engines::F32(prepared) => prepared.recipe.source.as_ref().map(|source| source.arch.context),
+        };
+        context.unwrap_or(0) as usize
+    }
+
     /// Tokens that start and end sequences.
     pub fn special(&self) -> &SpecialTokens {
         match &self.engines {
@@ -336,7 +375,7 @@ impl<'a> Loaded<'a> {
         };
         let backend = self.backend.unwrap_or_else(Backend::detect);
         let context = model.arch().context;
-        let plan = Plan::for_header(model.header(), Limits { context, chunk: CHUNK, logit_rows: needs.logit_rows })?
+        let plan = Plan::for_model(model, Limits { context, chunk: CHUNK, logit_rows: needs.logit_rows })?
             .with_branches(needs.branches, needs.tail)?;
         let (mut cache, mut scratch) =
             (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
@@ -453,6 +492,10 @@ impl Engine for InPool {
 
     fn reset(&mut self) {
         self.branches.reset();
+    }
+
+    fn encode_source(&mut self, ids: &[u32]) -> Result<()> {
+        self.pool.install(|| self.branches.encode_source(ids))
     }
 
     fn rewind(&mut self, position: usize) -> Result<()> {

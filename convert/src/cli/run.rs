@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
@@ -12,7 +12,7 @@ use thumbformer::snapshot;
 use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
 
 use super::decoding::{Decoding, GrammarReport, LookupReport, replaceable, save};
-use super::model::{Conversion, Execution, Opened, Precision, Running};
+use super::model::{Conversion, Execution, Loaded, Opened, Precision, Running};
 use super::{bytes, counted, print_json, say, tell, utf8};
 use crate::engine::{Engine, no_snapshots};
 use crate::generate::{Choice, Ended, Settings, generate_with, search};
@@ -26,7 +26,7 @@ pub struct Arguments {
     pub model: PathBuf,
     /// The prompt; read from standard input if there is none
     pub prompt: Option<String>,
-    /// Token ids in place of a prompt, separated by commas
+    /// Token ids in place of a prompt (of an encoder-decoder: of its source), separated by commas
     #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id, conflicts_with = "prompt")]
     pub ids: Option<Vec<u32>>,
     /// Of an encoder: which kind of token each is, separated by commas, such as 0 in a first text and 1 in a second
@@ -92,6 +92,8 @@ const MAX_TOKENS: usize = 256;
 /// The `--json` object.
 #[derive(Serialize)]
 struct Output {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_ids: Option<Vec<u32>>,
     prompt_ids: Vec<u32>,
     ids: Vec<u32>,
     text: Option<String>,
@@ -110,6 +112,8 @@ struct Output {
 /// The `--json` object with `--beams`. `ids` and `text` are those of the best hypothesis.
 #[derive(Serialize)]
 struct Answers {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_ids: Option<Vec<u32>>,
     prompt_ids: Vec<u32>,
     ids: Vec<u32>,
     text: Option<String>,
@@ -194,7 +198,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let tokenizer = loaded.tokenizer()?;
     let special = loaded.special();
+    let source = if loaded.arch().cross { Some(source(arguments, &loaded)?) } else { None };
     let mut prompt = match &arguments.ids {
+        _ if source.is_some() => loaded.answer_start(),
         Some(ids) => ids.clone(),
         None => {
             let tokenizer = loaded.require_tokenizer()?;
@@ -236,11 +242,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     loaded.with_engine(decoding.needs(arguments.max_tokens), |engine, running| {
         check_room(engine, &prompt)?;
+        let start = Instant::now();
+        if let Some(source) = &source {
+            engine.encode_source(source)?;
+        }
+        let encoded = start.elapsed();
         let restore = |(path, state): (&PathBuf, &Vec<u8>)| {
             engine.restore(state, &prompt).map_err(|error| Error::format(path, error.to_string()))
         };
         let restored = decoding.load_state.as_ref().zip(state.as_ref()).map(restore).transpose()?;
-        let asked = Asked { arguments, running, prompt: &prompt, restored, tokenizer };
+        let source = source.as_deref();
+        let asked = Asked { arguments, running, source, encoded, prompt: &prompt, restored, tokenizer };
         if let Some(beams) = beams {
             asked.search(engine, beams)?;
         } else {
@@ -274,6 +286,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 struct Asked<'a> {
     arguments: &'a Arguments,
     running: &'a Running,
+    /// Tokens that the encoder of an encoder-decoder has taken in, and how long that took.
+    source: Option<&'a [u32]>,
+    encoded: Duration,
     prompt: &'a [u32],
     /// Tokens of the prompt that came from a saved state.
     restored: Option<usize>,
@@ -342,6 +357,7 @@ impl Asked<'_> {
         let lookup = choice.lookup.as_ref().map(LookupReport::from);
         if arguments.json {
             return print_json(&Output {
+                source_ids: self.source.map(<[u32]>::to_vec),
                 prompt_ids: self.prompt.to_vec(),
                 text: self.tokenizer.is_some().then_some(text),
                 ended: generated.ended,
@@ -387,6 +403,7 @@ impl Asked<'_> {
         if self.arguments.json {
             let first = hypotheses.first();
             return print_json(&Answers {
+                source_ids: self.source.map(<[u32]>::to_vec),
                 prompt_ids: self.prompt.to_vec(),
                 ids: first.map_or_else(Vec::new, |first| first.ids.clone()),
                 text: first.and_then(|first| first.text.clone()),
@@ -412,8 +429,9 @@ impl Asked<'_> {
 
     fn stats(&self, generated: usize, prefill: Duration, decode: Duration) -> Stats {
         let computed = self.prompt.len() - self.restored.unwrap_or(0);
-        let mut stats = Stats::new(self.running, computed, generated, prefill, decode);
-        stats.prompt_tokens = self.prompt.len();
+        let source = self.source.map_or(0, <[u32]>::len);
+        let mut stats = Stats::new(self.running, computed + source, generated, self.encoded + prefill, decode);
+        stats.prompt_tokens = self.prompt.len() + source;
         stats
     }
 }
@@ -431,6 +449,27 @@ pub(super) fn prompt_text(arguments: &Arguments) -> Result<String> {
     // The line's end is the terminal's, not the prompt's.
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+}
+
+/// What the encoder of an encoder-decoder is given.
+fn source(arguments: &Arguments, loaded: &Loaded<'_>) -> Result<Vec<u32>> {
+    if arguments.raw {
+        return Err(Error::Usage("--raw: an encoder-decoder has no prompt format".into()));
+    }
+    let ids = match &arguments.ids {
+        Some(ids) => ids.clone(),
+        None => encode(&loaded.require_source_tokenizer()?, &prompt_text(arguments)?, EncodeOptions::default())?,
+    };
+    let (found, context) = (ids.len(), loaded.source_context());
+    if found == 0 {
+        return Err(Error::Usage("the source has no tokens".into()));
+    }
+    if found > context {
+        return Err(Error::Usage(format!(
+            "the source has {found} tokens, the model's encoder has room for {context}: cut it into parts"
+        )));
+    }
+    Ok(ids)
 }
 
 fn check_room(engine: &dyn Engine, prompt: &[u32]) -> Result<()> {

@@ -22,7 +22,9 @@ use crate::source::{Overrides, Source};
 use crate::{Error, Result};
 
 mod alibi;
+mod annotated;
 mod baichuan;
+mod bart;
 mod bert;
 mod bloom;
 mod distilbert;
@@ -42,8 +44,10 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
+mod sinusoidal;
 mod spelling;
 mod stablelm;
+mod t5;
 mod windows;
 
 /// A family with a name in transformers.
@@ -55,8 +59,8 @@ struct Family {
     recipe: fn(&Names<'_>, &Config, &Overrides) -> Result<Recipe>,
 }
 
-/// All of them; nanoGPT is recognised by its tensors.
-const FAMILIES: [Family; 22] = [
+/// All of them; nanoGPT and the annotated transformer are recognised by their tensors.
+const FAMILIES: [Family; 26] = [
     llama::FAMILY,
     mistral::FAMILY,
     qwen2::FAMILY,
@@ -79,6 +83,10 @@ const FAMILIES: [Family; 22] = [
     bert::ROBERTA_FAMILY,
     bert::XLM_ROBERTA_FAMILY,
     distilbert::FAMILY,
+    t5::T5_FAMILY,
+    t5::MT5_FAMILY,
+    bart::BART_FAMILY,
+    bart::MARIAN_FAMILY,
 ];
 
 /// Names of all families, as `model_type` and errors spell them.
@@ -94,12 +102,22 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn recognise(source: &Source) -> Result<Recipe> {
     let names = Names::of(&source.checkpoint)?;
     let Some(config) = &source.config else {
-        // Only nanoGPT's names and shapes say enough to name the field that is missing.
-        return if nanogpt::recognise(&names) { nanogpt::recipe(&names, None) } else { Err(source.no_config()) };
+        // Only these two's names and shapes say enough to name the field that is missing.
+        return if nanogpt::recognise(&names) {
+            nanogpt::recipe(&names, None)
+        } else if annotated::recognise(&names) {
+            annotated::recipe(&names, None)
+        } else {
+            Err(source.no_config())
+        };
     };
     let unknown = |found: String| {
         let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
-        Error::Family { path: config.path().into(), found, known: format!("{}, nanoGPT", names.join(", ")) }
+        Error::Family {
+            path: config.path().into(),
+            found,
+            known: format!("{}, nanoGPT, the annotated transformer", names.join(", ")),
+        }
     };
     let architectures: Vec<&str> = match config.get("architectures") {
         None => Vec::new(),
@@ -134,6 +152,8 @@ pub fn recognise(source: &Source) -> Result<Recipe> {
         Err(unknown(format!("architectures {architectures:?}")))
     } else if config.get("n_head").is_some() && nanogpt::recognise(&names) {
         nanogpt::recipe(&names, Some(config))
+    } else if annotated::recognise(&names) {
+        annotated::recipe(&names, Some(config))
     } else {
         let tensors = some_of(names.stored.keys().map(String::as_str));
         Err(unknown(format!("a configuration without model_type, and tensors {tensors}")))
@@ -181,6 +201,34 @@ impl<'a> Names<'a> {
     fn prefix(&self, prefixes: &[&'static str]) -> &'static str {
         let used = |prefix: &&str| self.stored.keys().any(|name| name.starts_with(prefix));
         prefixes.iter().copied().find(used).unwrap_or("")
+    }
+
+    /// Refuses a tensor that is stored again under another name, where such copies have one value in the model: what
+    /// differs would get lost.
+    fn refuse_other_copy(&self, name: &str, copy: &str) -> Result<()> {
+        match (self.stored.get(name), self.stored.get(copy)) {
+            (Some(a), Some(b)) if !self.checkpoint.same_values(a, b) => Err(tensor_error(
+                self.checkpoint.file_of(b),
+                b,
+                format!("other values than those of `{a}`"),
+                "a copy of it".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A whole matrix, to compute something from.
+    fn read(&self, name: &str, rows: u32, cols: u32) -> Result<Vec<f32>> {
+        let expected = vec![rows as usize, cols as usize];
+        let Some(stored) = self.stored.get(name) else {
+            let path = self.checkpoint.path();
+            return Err(tensor_error(path, name, "nothing".into(), format!("shape {expected:?}")));
+        };
+        check(self.checkpoint, stored, &expected)?;
+        let mut values = vec![0f32; rows as usize * cols as usize];
+        let part = Part::whole(*stored, rows as usize);
+        self.checkpoint.read_part(&part, 0..rows as usize, cols as usize, &mut values)?;
+        Ok(values)
     }
 
     /// Whether the head shares the embedding, as transformers decides it: where the configuration says so, unless both
@@ -239,6 +287,8 @@ struct Piece {
     offset: f32,
     /// Rotary pairs are stored as neighbours.
     interleaved: Option<recipe::Interleaved>,
+    /// A vector that is stored as a matrix of one row.
+    row: bool,
 }
 
 impl Piece {
@@ -254,6 +304,7 @@ impl Piece {
             unit_rows: false,
             offset: 0.0,
             interleaved: None,
+            row: false,
         }
     }
 
@@ -288,6 +339,7 @@ impl Plan<'_> {
             let pieces = (self.pieces)(spec);
             let rows = if spec.kind == Kind::Vector { spec.cols } else { spec.rows };
             if spec.role.is_trained()
+                && !self.computed.iter().any(|(role, _)| *role == spec.role)
                 && pieces.iter().map(|piece| u64::from(piece.rows)).sum::<u64>() != u64::from(rows)
             {
                 let (family, role) = (self.family, spec.role.name());
@@ -303,7 +355,7 @@ impl Plan<'_> {
                             tensor: (*stored).to_owned(),
                             first_row: piece.first_row as usize,
                             rows: piece.rows as usize,
-                            transposed: piece.transposed && spec.kind == Kind::Matrix,
+                            transposed: if spec.kind == Kind::Matrix { piece.transposed } else { piece.row },
                             interleaved: piece.interleaved,
                             scale: piece.scale,
                             unit_rows: piece.unit_rows,
@@ -344,13 +396,13 @@ impl Plan<'_> {
                 let computed = self.computed.iter().find(|(role, _)| *role == spec.role);
                 let source = match (spec.role, computed) {
                     (_, Some((_, source))) => source.clone(),
-                    (Role::KeyMean, None) => recipe::Source::Values(vec![0.0; spec.cols as usize]),
+                    (role, None) if role.is_key_mean() => recipe::Source::Values(vec![0.0; spec.cols as usize]),
                     _ => recipe::Source::Parts(parts),
                 };
                 recipe::Tensor { spec, source }
             })
             .collect();
-        Ok(Recipe { family: self.family, arch: self.arch, tensors, notes: self.notes })
+        Ok(Recipe { family: self.family, arch: self.arch, tensors, source: None, notes: self.notes })
     }
 }
 
@@ -358,6 +410,7 @@ impl Plan<'_> {
 fn shape(spec: TensorSpec, piece: &Piece) -> Vec<usize> {
     let (rows, cols) = (piece.of as usize, spec.cols as usize);
     match (spec.kind, piece.transposed) {
+        (Kind::Vector, _) if piece.row => vec![1, rows],
         (Kind::Vector, _) => vec![rows],
         (Kind::Matrix, false) => vec![rows, cols],
         (Kind::Matrix, true) => vec![cols, rows],

@@ -11,6 +11,7 @@ mod clusters;
 mod draft;
 mod host;
 mod huggingface;
+pub(crate) mod marian;
 mod normalizer;
 mod prompt;
 mod sentencepiece;

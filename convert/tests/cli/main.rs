@@ -9,6 +9,7 @@ mod encoder;
 mod eval;
 mod inspect;
 mod run;
+mod sources;
 mod tokenize;
 
 use std::path::{Path, PathBuf};

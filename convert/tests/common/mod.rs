@@ -70,6 +70,9 @@ pub struct Expected {
 
 #[derive(Deserialize)]
 pub struct Sequence {
+    /// Of an encoder-decoder: what `ids` answer.
+    #[serde(default)]
+    pub source: Vec<u32>,
     pub ids: Vec<u32>,
     /// Of an encoder that has several.
     #[serde(default)]

@@ -42,7 +42,7 @@ fn llama_tensors_go_where_they_belong() {
     assert_eq!(tiny.read(Role::FinalNorm, 0), tensors.all("model.norm.weight"));
     assert_eq!(tiny.read(Role::Head, 0), tensors.all("lm_head.weight"));
     let ids = tiny.source().special_tokens(11).expect("ids");
-    assert_eq!(ids, SpecialTokens { bos: Some(1), eos: vec![2, 3], pad: None });
+    assert_eq!(ids, SpecialTokens { bos: Some(1), eos: vec![2, 3], pad: None, ..SpecialTokens::default() });
 }
 
 #[test]

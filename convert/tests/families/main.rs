@@ -15,6 +15,7 @@ mod llama;
 mod others;
 mod relatives;
 mod rope;
+mod sources;
 mod table;
 #[path = "../tiny/mod.rs"]
 mod tiny;
@@ -247,10 +248,16 @@ fn special_tokens_come_from_generation_config_first() {
     };
     let tokens = || tiny.source().special_tokens(11);
     write(json!({"eos_token_id": 7, "bos_token_id": null}));
-    assert_eq!(tokens().expect("ids"), SpecialTokens { bos: Some(1), eos: vec![7], pad: None });
+    assert_eq!(
+        tokens().expect("ids"),
+        SpecialTokens { bos: Some(1), eos: vec![7], pad: None, ..SpecialTokens::default() }
+    );
     // What the vocabulary does not reach cannot be generated.
     write(json!({"eos_token_id": [5, 50256], "pad_token_id": 0}));
-    assert_eq!(tokens().expect("ids"), SpecialTokens { bos: Some(1), eos: vec![5], pad: Some(0) });
+    assert_eq!(
+        tokens().expect("ids"),
+        SpecialTokens { bos: Some(1), eos: vec![5], pad: Some(0), ..SpecialTokens::default() }
+    );
     for bad in [json!("</s>"), json!([1, "2"]), json!(-2), json!(1.5), json!([[1]])] {
         write(json!({"eos_token_id": bad}));
         mentions(&tokens().expect_err("no id").to_string(), &["generation_config.json", "eos_token_id", "token id"]);

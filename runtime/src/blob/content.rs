@@ -119,7 +119,7 @@ fn check_table(model: &Model<'_>) -> Result<(), BlobError> {
         check_padding(model, placed.offset + placed.len, placed.scales)?;
         end = placed.end();
     }
-    Ok(())
+    check_padding(model, end, header.source_offset().unwrap_or(end))
 }
 
 fn check_padding(model: &Model<'_>, from: u64, to: u64) -> Result<(), BlobError> {

@@ -16,7 +16,8 @@
 //! | 32 | 8 | length of the tokenizer section, 0 if there is none |
 //! | 40 | 4 | CRC-32 of everything from offset 192 |
 //! | 44 | 4 | CRC-32 of the first 192 bytes with this field zero |
-//! | 48 | 8 | zero |
+//! | 48 | 4 | token that follows the start token, plus 1, or 0 |
+//! | 52 | 4 | zero |
 //! | 56 | 4 | token that stands for a hidden one, plus 1, or 0 |
 //! | 60 | 1 | pooling: 0 mean, 1 first token |
 //! | 61 | 3 | zero |
@@ -33,12 +34,14 @@
 //! | 160 | 8 | window, global_every: u32 each |
 //! | 168 | 8 | score_cap, logit_cap: f32 each |
 //! | 176 | 2 | window_rope, output_norms |
-//! | 178 | 14 | zero |
+//! | 178 | 2 | cross, shared_embedding |
+//! | 180 | 4 | relative_distance, u32 |
+//! | 184 | 8 | length of the encoder's blob, with which the file ends; 0 if there is none |
 //!
 //! All numbers are little-endian.
 
 use super::BlobError;
-use crate::arch::{Activation, Arch, Biases, ENCODER, Norm, Position, Wiring};
+use crate::arch::{Activation, Arch, Biases, CROSS, ENCODER, Norm, Position, Wiring};
 use crate::packing::{Layout, Packing};
 
 /// First bytes of every blob.
@@ -58,6 +61,8 @@ const NO_TOKEN: u32 = u32::MAX;
 pub struct SpecialTokens {
     /// Starts a sequence.
     pub start: Option<u32>,
+    /// Follows the start token: the language, or what else an encoder-decoder begins every text with.
+    pub second: Option<u32>,
     /// Stands for a token that the model is to fill in.
     pub mask: Option<u32>,
     end: [u32; MAX_END_TOKENS],
@@ -65,11 +70,14 @@ pub struct SpecialTokens {
 }
 
 impl SpecialTokens {
+    /// No such tokens.
+    pub const NONE: Self = Self { start: None, second: None, mask: None, end: [0; MAX_END_TOKENS], end_count: 0 };
+
     /// `None` if there are more end tokens than [`MAX_END_TOKENS`].
     pub fn new(start: Option<u32>, end_tokens: &[u32]) -> Option<Self> {
         let mut end = [0; MAX_END_TOKENS];
         end.get_mut(..end_tokens.len())?.copy_from_slice(end_tokens);
-        Some(Self { start, mask: None, end, end_count: end_tokens.len() as u32 })
+        Some(Self { start, second: None, mask: None, end, end_count: end_tokens.len() as u32 })
     }
 
     /// The tokens after which generation stops.
@@ -106,6 +114,8 @@ pub struct Header {
     pub tokenizer_len: u64,
     /// Bytes of the whole file.
     pub file_len: u64,
+    /// Bytes of the encoder's blob, with which the file of an encoder-decoder ends; else 0.
+    pub source_len: u64,
     /// CRC-32 of everything behind the head.
     pub content_crc: u32,
 }
@@ -158,6 +168,14 @@ impl Header {
         if !ENCODER && (u32_at(b, 120) != 0 || byte(b, 124) != 0 || byte(b, 125) != 0) {
             return Err(BlobError::Feature { feature: "encoder" });
         }
+        if !CROSS
+            && (byte(b, 97) == Position::Relative as u8
+                || u32_at(b, 176) > 0xFFFF
+                || u32_at(b, 180) != 0
+                || u64_at(b, 184) != 0)
+        {
+            return Err(BlobError::Feature { feature: "cross" });
+        }
         let biases = byte(b, 100);
         if biases > 0b1_1111 {
             return Err(BlobError::Field { field: "biases", found: biases as u32 });
@@ -173,7 +191,7 @@ impl Header {
             context: u32_at(b, 92),
             norm: field!(96, "norm", { 0 => Norm::Layer, 1 => Norm::Rms }),
             position: field!(97, "position", {
-                0 => Position::Learned, 1 => Position::Rope, 2 => Position::Alibi
+                0 => Position::Learned, 1 => Position::Rope, 2 => Position::Alibi, 3 => Position::Relative
             }),
             activation: field!(98, "activation", {
                 0 => Activation::Gelu, 1 => Activation::GeluTanh, 2 => Activation::Silu, 3 => Activation::Relu
@@ -204,6 +222,9 @@ impl Header {
             logit_cap: f32::from_bits(u32_at(b, 172)),
             window_rope: field!(176, "window_rope", { 0 => false, 1 => true }),
             output_norms: field!(177, "output_norms", { 0 => false, 1 => true }),
+            cross: CROSS && field!(178, "cross", { 0 => false, 1 => true }),
+            shared_embedding: CROSS && field!(179, "shared_embedding", { 0 => false, 1 => true }),
+            relative_distance: if CROSS { u32_at(b, 180) } else { 0 },
             causal: !ENCODER || field!(120, "not_causal", { 0 => true, 1 => false }),
             post_norm: ENCODER && field!(121, "post_norm", { 0 => false, 1 => true }),
             token_types: if ENCODER { byte(b, 122) as u32 } else { 0 },
@@ -223,6 +244,14 @@ impl Header {
             return Err(BlobError::Field { field: "mask_token", found: mask - 1 });
         }
         let mask = mask.checked_sub(1);
+        let second = if CROSS { u32_at(b, 48) } else { 0 };
+        if second > arch.vocab {
+            return Err(BlobError::Field { field: "second_token", found: second - 1 });
+        }
+        let source_len = if CROSS { u64_at(b, 184) } else { 0 };
+        if (source_len > 0) != arch.cross {
+            return Err(BlobError::Field { field: "source_len", found: source_len as u32 });
+        }
         let end_count = u32_at(b, 132);
         if end_count as usize > MAX_END_TOKENS {
             return Err(BlobError::Field { field: "end_token_count", found: end_count });
@@ -239,8 +268,9 @@ impl Header {
         }
         let mut at = 13;
         while at < HEADER_BYTES {
-            let reserved = matches!(at, 13..16 | 48..56 | 61..64 | 126..128 | 178..HEADER_BYTES)
-                || !ENCODER && matches!(at, 56..61 | 120..126);
+            let reserved = matches!(at, 13..16 | 52..56 | 61..64 | 126..128)
+                || !ENCODER && matches!(at, 56..61 | 120..126)
+                || !CROSS && matches!(at, 48..52);
             if reserved && byte(b, at) != 0 {
                 return Err(BlobError::NotZero { offset: at as u64 });
             }
@@ -249,7 +279,13 @@ impl Header {
         Ok(Self {
             arch,
             packing: Packing { layout, group },
-            special: SpecialTokens { start: if start == NO_TOKEN { None } else { Some(start) }, mask, end, end_count },
+            special: SpecialTokens {
+                start: if start == NO_TOKEN { None } else { Some(start) },
+                second: second.checked_sub(1),
+                mask,
+                end,
+                end_count,
+            },
             pooling: if ENCODER {
                 field!(60, "pooling", { 0 => Pooling::Mean, 1 => Pooling::First })
             } else {
@@ -258,8 +294,26 @@ impl Header {
             tensor_count: u32_at(b, 20),
             file_len: u64_at(b, 24),
             tokenizer_len: u64_at(b, 32),
+            source_len,
             content_crc: u32_at(b, 40),
         })
+    }
+
+    /// Where the encoder's blob begins in the file of an encoder-decoder.
+    pub const fn source_offset(&self) -> Option<u64> {
+        if self.source_len == 0 { None } else { self.file_len.checked_sub(self.source_len) }
+    }
+
+    /// Reads and checks the head of the encoder's blob, which `blob`, whose head this is, ends with. `None` if it has none.
+    ///
+    /// # Errors
+    /// As [`Header::read`].
+    pub const fn read_source(&self, blob: &[u8]) -> Option<Result<Self, BlobError>> {
+        let Some(offset) = self.source_offset() else { return None };
+        if offset > blob.len() as u64 {
+            return Some(Err(BlobError::TooShort { expected: self.file_len, found: blob.len() as u64 }));
+        }
+        Some(Self::read(blob.split_at(offset as usize).1))
     }
 
     /// The head's bytes, checksum included.
@@ -279,6 +333,7 @@ impl Header {
         put(24, &self.file_len.to_le_bytes());
         put(32, &self.tokenizer_len.to_le_bytes());
         put(40, &self.content_crc.to_le_bytes());
+        put(48, &self.special.second.map_or(0, |id| id + 1).to_le_bytes());
         put(56, &self.special.mask.map_or(0, |id| id + 1).to_le_bytes());
         put(60, &[self.pooling as u8]);
         for (i, n) in
@@ -304,7 +359,9 @@ impl Header {
         for (i, n) in [a.window, a.global_every, a.score_cap.to_bits(), a.logit_cap.to_bits()].iter().enumerate() {
             put(160 + 4 * i, &n.to_le_bytes());
         }
-        put(176, &[a.window_rope, a.output_norms].map(u8::from));
+        put(176, &[a.window_rope, a.output_norms, a.cross, a.shared_embedding].map(u8::from));
+        put(180, &a.relative_distance.to_le_bytes());
+        put(184, &self.source_len.to_le_bytes());
         put(128, &self.special.start.unwrap_or(NO_TOKEN).to_le_bytes());
         put(132, &self.special.end_count.to_le_bytes());
         for (i, id) in self.special.end.iter().enumerate() {
@@ -337,7 +394,9 @@ mod tests {
         let (tensor_count, tokenizer_len, file_len, content_crc) = (0, 0, 0, 0);
         let pooling = Pooling::Mean;
         let arch = Arch::PLAIN;
-        let head = Header { arch, packing, special, pooling, tensor_count, tokenizer_len, file_len, content_crc };
+        let source_len = 0;
+        let head =
+            Header { arch, packing, special, pooling, tensor_count, tokenizer_len, file_len, source_len, content_crc };
         let good = head.to_bytes();
         assert_eq!(Header::read(&good), Ok(head));
         for at in 120..126 {
@@ -345,7 +404,12 @@ mod tests {
             bad[at] = 1;
             assert_eq!(Header::read(&bad), Err(BlobError::Feature { feature: "encoder" }), "{at}");
         }
-        for at in [56, 60] {
+        for at in [178, 179, 180, 184] {
+            let mut bad = good;
+            bad[at] = 1;
+            assert_eq!(Header::read(&bad), Err(BlobError::Feature { feature: "cross" }), "{at}");
+        }
+        for at in [48, 56, 60] {
             let mut bad = good;
             bad[at] = 1;
             assert_eq!(Header::read(&bad), Err(BlobError::NotZero { offset: at as u64 }));

@@ -7,8 +7,9 @@
 //!
 //! Behind the [head](header) of 192 bytes follow, each starting at a multiple of 64 bytes with zeros before it: the
 //! tensor table, the tokenizer section, and the tensors in the order of [`Arch::tensors`]. A matrix is its weights and,
-//! at the next multiple of 64, its f16 scales (see [`crate::packing`]); a vector is its f32 values. Nothing follows the
-//! last tensor. A table entry is 32 bytes:
+//! at the next multiple of 64, its f16 scales (see [`crate::packing`]); a vector is its f32 values. Behind the last tensor
+//! of an encoder-decoder, whose file is the decoder's, stands at the next multiple of 64 the encoder's: a whole blob, with a
+//! tokenizer of its own where it reads another vocabulary. Nothing follows. A table entry is 32 bytes:
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
@@ -23,6 +24,8 @@
 mod content;
 pub mod crc;
 pub mod header;
+#[cfg(feature = "cross")]
+mod source;
 
 use crate::arch::{Arch, ArchError, Kind, Order, Role, TensorSpec};
 use crate::matrix::Matrix;
@@ -115,6 +118,11 @@ pub enum BlobError {
     },
     /// The tokenizer section is damaged.
     Tokenizer(TokenizerError),
+    /// The encoder's blob of an encoder-decoder does not go with the decoder.
+    Source {
+        /// What differs from what the decoder calls for.
+        field: &'static str,
+    },
 }
 
 impl core::fmt::Display for BlobError {
@@ -142,6 +150,7 @@ impl core::fmt::Display for BlobError {
             BlobError::Scale { index } => write!(f, "tensor {index}: a scale is negative or not finite"),
             BlobError::Value { index } => write!(f, "tensor {index}: a value is not finite"),
             BlobError::Tokenizer(e) => write!(f, "tokenizer: {e}"),
+            BlobError::Source { field } => write!(f, "the encoder's `{field}` does not go with the decoder"),
         }
     }
 }
@@ -170,7 +179,8 @@ impl Placed {
     }
 }
 
-const fn align(offset: u64) -> u64 {
+/// The next multiple of [`ALIGN`].
+pub const fn align(offset: u64) -> u64 {
     offset.div_ceil(ALIGN as u64) * ALIGN as u64
 }
 
@@ -237,6 +247,36 @@ pub struct Model<'a> {
     header: Header,
     order: Order,
     tokenizer: Option<Tokenizer<'a>>,
+    /// The encoder's tokenizer.
+    #[cfg(feature = "cross")]
+    source_tokenizer: Option<Tokenizer<'a>>,
+    /// The decoder's token embedding, where an encoder shares it.
+    #[cfg(feature = "cross")]
+    shared_embedding: Option<Matrix<'a>>,
+}
+
+/// What a layer attends to its source with. Optional tensors are absent where the architecture has no such bias.
+#[cfg(feature = "cross")]
+#[derive(Clone, Copy, Debug)]
+pub struct CrossLayer<'a> {
+    /// `dim` weights of the norm before attention to the source.
+    pub norm: &'a [f32],
+    /// Its shift.
+    pub norm_bias: Option<&'a [f32]>,
+    /// Query projection.
+    pub query: Matrix<'a>,
+    /// Its bias.
+    pub query_bias: Option<&'a [f32]>,
+    /// Key and value projection of the encoder's output.
+    pub key_value: Matrix<'a>,
+    /// Its bias.
+    pub key_value_bias: Option<&'a [f32]>,
+    /// Subtracted from keys before they are cached.
+    pub key_mean: &'a [f32],
+    /// Output projection.
+    pub out: Matrix<'a>,
+    /// Its bias.
+    pub out_bias: Option<&'a [f32]>,
 }
 
 /// One layer's tensors. Optional ones are absent where the architecture has no such bias or norm.
@@ -276,6 +316,9 @@ pub struct Layer<'a> {
     pub mlp_down_bias: Option<&'a [f32]>,
     /// `dim` weights of the norm of the MLP's output.
     pub mlp_out_norm: Option<&'a [f32]>,
+    /// Attention to the source, in an encoder-decoder.
+    #[cfg(feature = "cross")]
+    pub cross: Option<CrossLayer<'a>>,
 }
 
 impl<'a> Model<'a> {
@@ -292,6 +335,14 @@ impl<'a> Model<'a> {
     /// # Errors
     /// The first thing found wrong; see [`BlobError`].
     pub fn with_workers<W: Workers>(blob: &'a [u8], workers: &W) -> Result<Self, BlobError> {
+        let model = Self::one(blob, workers)?;
+        #[cfg(feature = "cross")]
+        let model = source::check(model, workers)?;
+        Ok(model)
+    }
+
+    /// Checks a blob without the one it may end with.
+    fn one<W: Workers>(blob: &'a [u8], workers: &W) -> Result<Self, BlobError> {
         let header = Header::read(blob)?;
         if let Some(feature) = header.arch.missing_feature() {
             return Err(BlobError::Feature { feature });
@@ -317,13 +368,26 @@ impl<'a> Model<'a> {
             return Err(BlobError::TooShort { expected: header.tokenizer_len, found });
         }
         let end = placement(&header.arch, header.packing, header.tokenizer_len).last().map_or(0, |p| p.end());
+        let end = match header.source_len {
+            0 => end,
+            len => align(end).checked_add(len).ok_or(BlobError::TooShort { expected: u64::MAX, found })?,
+        };
         if found < end {
             return Err(BlobError::TooShort { expected: end, found });
         }
         if found > end {
             return Err(BlobError::TooLong { expected: end, found });
         }
-        let mut model = Self { blob, header, order: Order::new(&header.arch), tokenizer: None };
+        let mut model = Self {
+            blob,
+            header,
+            order: Order::new(&header.arch),
+            tokenizer: None,
+            #[cfg(feature = "cross")]
+            source_tokenizer: None,
+            #[cfg(feature = "cross")]
+            shared_embedding: None,
+        };
         content::check(&model, workers)?;
         let tokenizer = model.tokenizer_section();
         if !tokenizer.is_empty() {
@@ -364,7 +428,10 @@ impl<'a> Model<'a> {
 
     /// A matrix by its role, `None` if the architecture has none of that role or it is a vector.
     pub fn matrix(&self, role: Role, layer: u32) -> Option<Matrix<'a>> {
-        self.order.find(&self.header.arch, role, layer).and_then(|(i, t)| self.matrix_at(i, &t))
+        let found = self.order.find(&self.header.arch, role, layer).and_then(|(i, t)| self.matrix_at(i, &t));
+        #[cfg(feature = "cross")]
+        let found = found.or(self.shared_embedding.filter(|_| role == Role::TokenEmbedding));
+        found
     }
 
     /// A vector by its role, `None` if the architecture has none of that role or it is a matrix.
@@ -413,6 +480,22 @@ impl<'a> Model<'a> {
             mlp_down: matrix!(MlpDown),
             mlp_down_bias: vector!(MlpDownBias),
             mlp_out_norm: vector!(MlpOutNorm),
+            #[cfg(feature = "cross")]
+            cross: if arch.cross {
+                Some(CrossLayer {
+                    norm: vector!(CrossNorm)?,
+                    norm_bias: vector!(CrossNormBias),
+                    query: matrix!(CrossQuery),
+                    query_bias: vector!(CrossQueryBias),
+                    key_value: matrix!(CrossKeyValue),
+                    key_value_bias: vector!(CrossKeyValueBias),
+                    key_mean: vector!(CrossKeyMean)?,
+                    out: matrix!(CrossOut),
+                    out_bias: vector!(CrossOutBias),
+                })
+            } else {
+                None
+            },
         })
     }
 

@@ -88,6 +88,12 @@ impl<'b> Branches<'b> {
         Self { table, tiles, pool, most, half: 0, live: 1, selected: 0, parted: 0, tail }
     }
 
+    /// One sequence for good.
+    #[cfg(feature = "cross")]
+    pub(crate) fn one() -> Self {
+        Self { table: &mut [], tiles: 0, pool: 0, most: 1, half: 0, live: 1, selected: 0, parted: 0, tail: 0 }
+    }
+
     /// Branches there are.
     pub(crate) fn live(&self) -> usize {
         self.live

@@ -41,6 +41,11 @@ impl<'b> Branches<'b> {
         Self(PhantomData)
     }
 
+    #[cfg(feature = "cross")]
+    pub(crate) fn one() -> Self {
+        Self(PhantomData)
+    }
+
     pub(crate) fn live(&self) -> usize {
         1
     }

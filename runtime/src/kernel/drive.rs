@@ -294,9 +294,10 @@ pub(super) fn attend<K: Kernel>(
 ) {
     let (head_dim, group) = (cache.shape.head_dim, queries.scales.cols().max(1));
     let bytes = cache.shape.layout.vector_bytes(head_dim);
-    let (seen, more) = queries.visible(out.rows());
+    let (seen, more) = queries.visible();
     let scales = queries.scales.pieces(1).zip(queries.starts.pieces(1));
     let shaping = queries.shaping;
+    let row = shaping.biases.len() / group;
     let list = queries.values.pieces(bytes).zip(scales).enumerate().map(|(i, (values, (scale, start)))| {
         let visible = seen + i / group * more;
         Query {
@@ -307,6 +308,9 @@ pub(super) fn attend<K: Kernel>(
             visible,
             cap: shaping.cap * LOG2_E,
             slope: shaping.slopes.get(i % group).map_or(0.0, |slope| slope * LOG2_E),
+            biases: shaping.biases.get(i % group * row..(i % group + 1) * row).unwrap_or(&[]),
+            own: if more == 0 { i / group } else { visible - 1 },
+            distance: shaping.distance,
         }
     });
     let mut list = list.zip(out.pieces(head_dim));
@@ -497,6 +501,10 @@ pub(super) fn softmax_shaped(
         // At most 2²⁰ positions: the distance is exact.
         let distance = |j: usize| (query.visible - 1) as f32 - (start + j) as f32;
         scores = core::array::from_fn(|j| scores[j] - query.slope * distance(j));
+    }
+    if let Some(last) = query.biases.len().checked_sub(1) {
+        let bias = |j: usize| query.biases.get((start + j + query.distance).saturating_sub(query.own).min(last));
+        scores = core::array::from_fn(|j| scores[j] + bias(j).map_or(0.0, |bias| bias * LOG2_E));
     }
     weigh(scores, tile, query.first.saturating_sub(start), query.visible - start, online, quantized)
 }

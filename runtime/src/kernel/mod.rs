@@ -85,18 +85,22 @@ struct Query<'a> {
     /// Entries of [`Shaping`] for its head, times log₂e.
     cap: f32,
     slope: f32,
+    /// Its head's entries of [`Shaping::biases`], and its own position.
+    biases: &'a [f32],
+    own: usize,
+    distance: usize,
 }
 
 impl Query<'_> {
     /// Whether there is more to its scores than a scale.
     #[inline(always)]
     fn shaped(&self) -> bool {
-        crate::arch::SHAPING && (self.first > 0 || self.cap != 0.0 || self.slope != 0.0)
+        crate::arch::SHAPING && (self.first > 0 || self.cap != 0.0 || self.slope != 0.0 || !self.biases.is_empty())
     }
 }
 
 /// What happens to scores between the product and softmax, beside their scale; by default nothing. Kernels of their own
-/// leave it to the portable code, in this order: cap, slope, window. Without the feature `shaping` it is ignored.
+/// leave it to the portable code, in this order: cap, slope, bias, window. Without the feature `shaping` it is ignored.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shaping<'a> {
     /// A score `s` becomes `cap · tanh(s / cap)`; 0 for none.
@@ -104,6 +108,11 @@ pub struct Shaping<'a> {
     /// For each head, what is added for every position from the query back to the key, negated: a positive slope favours
     /// near keys. Empty for none.
     pub slopes: &'a [f32],
+    /// For each head as many values: of a key so many positions before the query, up to the query's own, and if not
+    /// causal on to as many behind it; a key that is further away has the nearest value. It is added. Empty for none.
+    pub biases: &'a [f32],
+    /// The largest of these distances.
+    pub distance: usize,
     /// A query sees so many positions, its own included; 0 for all.
     pub window: usize,
 }
@@ -119,20 +128,21 @@ pub struct Queries<'t, 'b> {
     pub scales: &'t mut TileMut<'b, f32>,
     /// For each token and head −128 times the sum of the query's values; unused in [`Layout::Dsp`].
     pub starts: &'t mut TileMut<'b, i32>,
-    /// Position of the first token.
+    /// Position of the first token; if not `causal`, how many positions every token attends to, and the first token's own
+    /// is 0.
     pub position: usize,
-    /// Each token attends to all positions up to its own, or to those in its window; else to those of all tokens. Encoders
-    /// only do the latter.
+    /// Each token attends to all positions up to its own, or to those in its window; else to the first `position`, whatever
+    /// its own: in encoders, and to sources.
     pub causal: bool,
     /// What else scores go through.
     pub shaping: Shaping<'t>,
 }
 
 impl Queries<'_, '_> {
-    /// How many positions the first of so many tokens attends to, and how many more each later one.
+    /// How many positions the first token attends to, and how many more each later one.
     #[inline(always)]
-    fn visible(&self, tokens: usize) -> (usize, usize) {
-        if cfg!(feature = "encoder") && !self.causal { (self.position + tokens, 0) } else { (self.position + 1, 1) }
+    fn visible(&self) -> (usize, usize) {
+        if cfg!(feature = "encoder") && !self.causal { (self.position, 0) } else { (self.position + 1, 1) }
     }
 }
 

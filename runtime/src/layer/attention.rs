@@ -24,26 +24,27 @@
 
 use super::Chunk;
 use super::linear::{Source, Target};
-use crate::arch::{Arch, Position, Role, SHAPING};
+use crate::arch::{Arch, CROSS, Position, Role, SHAPING};
 use crate::blob::Layer;
-use crate::cache::HeadCacheMut;
+use crate::cache::{HeadCacheMut, HeadShape};
 use crate::kernel::{Backend, Queries, Shaping, TileMut, Write};
 use crate::packing::QUAD;
 use crate::workers::{Phase, Workers, for_each};
 
 /// A KV head's columns of the chunk's buffers, and its cache.
-struct Head<'a> {
+pub(super) struct Head<'a> {
     /// f32 queries of the group's heads; attention leaves its output here.
-    queries: TileMut<'a, f32>,
-    keys: TileMut<'a, f32>,
-    values: TileMut<'a, f32>,
+    pub(super) queries: TileMut<'a, f32>,
+    /// None where they are cached already.
+    pub(super) keys: TileMut<'a, f32>,
+    pub(super) values: TileMut<'a, f32>,
     /// Room for the quantized queries: values, scales, starts.
-    quantized: TileMut<'a, i8>,
-    scales: TileMut<'a, f32>,
-    starts: TileMut<'a, i32>,
-    mean: &'a [f32],
-    shaping: Shaping<'a>,
-    cache: HeadCacheMut<'a>,
+    pub(super) quantized: TileMut<'a, i8>,
+    pub(super) scales: TileMut<'a, f32>,
+    pub(super) starts: TileMut<'a, i32>,
+    pub(super) mean: &'a [f32],
+    pub(super) shaping: Shaping<'a>,
+    pub(super) cache: HeadCacheMut<'a>,
 }
 
 impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
@@ -89,6 +90,9 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         let alibi = SHAPING && matches!(arch.position, Position::Alibi);
         let slopes = if alibi { self.model.vector(Role::AlibiSlopes, 0) } else { None }.unwrap_or(&[]);
         let mut slopes = slopes.chunks_exact(group);
+        let relative = SHAPING && CROSS && matches!(arch.position, Position::Relative);
+        let biases = if relative { self.model.vector(Role::RelativeBias, 0) } else { None }.unwrap_or(&[]);
+        let mut biases = biases.chunks_exact(group * arch.relative_distances() as usize);
 
         // An encoder is done with a layer's keys and values before the next.
         let cached = if arch.is_encoder() { 0 } else { index as usize };
@@ -102,7 +106,13 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 starts: starts.next()?,
                 mean: means.next()?,
                 shaping: if SHAPING {
-                    Shaping { cap: arch.score_cap, slopes: slopes.next().unwrap_or(&[]), window }
+                    Shaping {
+                        cap: arch.score_cap,
+                        slopes: slopes.next().unwrap_or(&[]),
+                        biases: biases.next().unwrap_or(&[]),
+                        distance: arch.relative_distance as usize,
+                        window,
+                    }
                 } else {
                     Shaping::default()
                 },
@@ -126,7 +136,11 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 head.enter(workers, backend, arch, t, position + t, row);
             }
             workers.enter(Phase::Attention);
-            head.attend(backend, position, !arch.is_encoder());
+            if arch.is_encoder() {
+                head.attend(backend, count, false);
+            } else {
+                head.attend(backend, position, true);
+            }
         });
     }
 }
@@ -144,22 +158,32 @@ impl Head<'_> {
     ) {
         workers.enter(Phase::Rope);
         let head_dim = arch.head_dim as usize;
-        let layout = self.cache.shape.layout;
-        let quantized_head = layout.vector_bytes(head_dim);
-        let key = self.keys.row(t);
-        backend.rotate(key, head_dim, angles);
+        backend.rotate(self.keys.row(t), head_dim, angles);
         workers.enter(Phase::Cache);
+        self.remember(backend, t, position);
+        workers.enter(Phase::Rope);
+        backend.rotate(self.queries.row(t), head_dim, angles);
+        workers.enter(Phase::Quantize);
+        self.quantize(backend, arch, t);
+    }
+
+    /// Caches the key and value of token `t`.
+    pub(super) fn remember(&mut self, backend: Backend, t: usize, position: usize) {
+        let HeadShape { layout, head_dim, .. } = self.cache.shape;
+        let key = self.keys.row(t);
         for (k, m) in key.iter_mut().zip(self.mean) {
             *k -= m;
         }
-        let quantized = self.quantized.row(t);
         // The first query's place is free until the query is quantized.
-        let room = quantized.get_mut(..quantized_head).unwrap_or(&mut []);
+        let room = self.quantized.row(t).get_mut(..layout.vector_bytes(head_dim)).unwrap_or(&mut []);
         self.cache.write(backend, position, key, self.values.row(t), room);
-        let (queries, scales) = (self.queries.row(t), self.scales.row(t));
-        workers.enter(Phase::Rope);
-        backend.rotate(queries, head_dim, angles);
-        workers.enter(Phase::Quantize);
+    }
+
+    /// Quantizes the queries of token `t`.
+    pub(super) fn quantize(&mut self, backend: Backend, arch: &Arch, t: usize) {
+        let HeadShape { layout, head_dim, .. } = self.cache.shape;
+        let quantized_head = layout.vector_bytes(head_dim);
+        let (queries, scales, quantized) = (self.queries.row(t), self.scales.row(t), self.quantized.row(t));
         if head_dim.is_multiple_of(QUAD) {
             // Heads are groups of one vector.
             backend.quantize(layout, queries, head_dim, quantized, scales, self.starts.row(t));
@@ -175,8 +199,8 @@ impl Head<'_> {
         }
     }
 
-    /// Every query attends to all positions up to its own; to all of the chunk if not `causal`.
-    fn attend(&mut self, backend: Backend, position: usize, causal: bool) {
+    /// Every query attends to all positions up to its own; to the first `position` if not `causal`.
+    pub(super) fn attend(&mut self, backend: Backend, position: usize, causal: bool) {
         let (values, scales, starts, shaping) = (&mut self.quantized, &mut self.scales, &mut self.starts, self.shaping);
         backend.attend(
             &self.cache.view(),

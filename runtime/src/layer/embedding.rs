@@ -42,7 +42,7 @@ impl<'m, W: Workers + Sync> Chunk<'_, 'm, '_, W> {
                     }
                 }
             }
-            Position::Alibi => {}
+            Position::Alibi | Position::Relative => {}
         }
         if ENCODER {
             if let Some(types) = self.model.matrix(Role::TokenTypeEmbedding, 0) {

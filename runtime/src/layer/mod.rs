@@ -5,6 +5,8 @@
 //! form a chunk, and which worker computes what, never shows in a result.
 
 pub mod attention;
+#[cfg(feature = "cross")]
+mod cross;
 pub mod embedding;
 mod linear;
 mod mlp;
@@ -24,6 +26,9 @@ pub(crate) struct Chunk<'c, 'm, 'b, W> {
     pub(crate) widths: Widths,
     pub(crate) cache: &'c mut Cache<'b>,
     pub(crate) scratch: &'c mut Scratch<'b>,
+    /// What layers attend to beside the tokens: a source's cache, and its tokens.
+    #[cfg(feature = "cross")]
+    pub(crate) source: Option<(&'c mut Cache<'b>, usize)>,
     /// Tokens of this chunk.
     pub(crate) count: usize,
     /// Position of the first one.
@@ -51,6 +56,10 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 self.keep_input();
             }
             self.attention(index, &layer);
+            #[cfg(feature = "cross")]
+            if let Some(cross) = &layer.cross {
+                self.cross_attention(index, cross);
+            }
             self.mlp(&layer);
             done(index, self.cache);
         }

@@ -14,7 +14,12 @@ pub struct Keys<'c, 'b> {
     tokens: usize,
 }
 
-impl Keys<'_, '_> {
+impl<'c, 'b> Keys<'c, 'b> {
+    #[inline]
+    pub(super) fn new(cache: &'c mut Cache<'b>, tokens: usize) -> Self {
+        Self { cache, tokens }
+    }
+
     /// Reads the key of a KV head and position into `key` (`head_dim` values): rotated, minus the model's mean key, and
     /// rounded to eight bits.
     pub fn read(&mut self, kv_head: u32, position: usize, key: &mut [f32]) {
@@ -73,7 +78,7 @@ impl<W: Workers + Sync> Session<'_, '_, W> {
         self.keep(0);
         self.cache.branches.select(0, ids.len());
         let mut chunk = self.chunk(ids.len());
-        chunk.forward(ids, token_types, |layer, cache| layer_done(layer, Keys { cache, tokens: ids.len() }));
+        chunk.forward(ids, token_types, |layer, cache| layer_done(layer, Keys::new(cache, ids.len())));
         chunk.finish();
         self.position = ids.len();
         Ok(())

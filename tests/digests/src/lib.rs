@@ -29,6 +29,14 @@ pub fn token_type(index: u32, types: u32) -> u8 {
     (index / 3 % types.max(1)) as u8
 }
 
+/// Tokens of the source that an encoder-decoder is given, at most: two tiles of the cache, the second one in part.
+pub const SOURCE: usize = 43;
+
+/// The script's token at a position of a source.
+pub fn source_id(position: u32, vocab: u32) -> u32 {
+    id(position + 1000, vocab)
+}
+
 /// The longest text that an encoder is given.
 pub const LONGEST: usize = 512;
 
@@ -77,12 +85,17 @@ impl core::error::Error for Failure {}
 pub fn digest(model: Model<'_>, backend: Backend, memory: &mut [u8]) -> Result<u64, Failure> {
     let arch = model.arch();
     let limits = Limits { context: arch.context, chunk: CHUNK as u32, logit_rows: CHUNK as u32 };
-    let plan = Plan::for_header(model.header(), limits).and_then(|plan| plan.with_branches(2, BRANCHED));
+    let plan = Plan::for_model(&model, limits).and_then(|plan| plan.with_branches(2, BRANCHED));
     let plan = plan.map_err(Failure::Plan)?;
     let (cache, scratch) = memory.split_at_mut(plan.cache_bytes().min(memory.len()));
     let mut session = Session::with(model, &plan, cache, scratch, backend, Serial).map_err(Failure::Session)?;
     if arch.is_encoder() {
         return encoded(&mut session).map_err(Failure::Session);
+    }
+    if let Some(source) = model.source() {
+        let ids: [u32; SOURCE] = core::array::from_fn(|i| source_id(i as u32, source.arch().vocab));
+        let tokens = SOURCE.min(session.source_context());
+        session.encode_source(&ids[..tokens]).map_err(Failure::Session)?;
     }
     let mut all = NOTHING;
     let parted = arch.context.saturating_sub(BRANCHED).max(1);

@@ -18,11 +18,12 @@ const QUADS: usize = TILE / QUAD;
 pub(super) fn attend(cache: &HeadCache<'_>, queries: &mut Queries<'_, '_>, out: &mut TileMut<'_, f32>) -> bool {
     let (head_dim, group, tokens) = (cache.shape.head_dim, queries.scales.cols(), out.rows());
     let quads = head_dim / QUAD;
-    let positions = (queries.position + tokens).next_multiple_of(TILE);
+    let (first, more) = queries.visible();
+    let positions = (first + tokens.saturating_sub(1) * more).next_multiple_of(TILE);
     let (values, stride) = queries.values.start(0);
     let shaping = queries.shaping;
     let windowed = shaping.window != 0 && queries.position + tokens > shaping.window;
-    let shaped = shaping.cap != 0.0 || windowed || !shaping.slopes.is_empty();
+    let shaped = shaping.cap != 0.0 || windowed || !shaping.slopes.is_empty() || !shaping.biases.is_empty();
     let fits = !(crate::arch::SHAPING && shaped)
         && cache.shape.layout == Layout::Dsp
         && head_dim == quads * QUAD
@@ -37,7 +38,6 @@ pub(super) fn attend(cache: &HeadCache<'_>, queries: &mut Queries<'_, '_>, out: 
     if !fits || aligned != 0 {
         return false;
     }
-    let (first, more) = queries.visible(tokens);
     let mut task = Task {
         keys: cache.keys.as_ptr(),
         values: cache.values.as_ptr(),

@@ -36,6 +36,8 @@ struct Problem {
     cap: f32,
     /// The first head's slope; the next ones' are a half, a quarter…
     slope: f32,
+    /// Of values for each distance; 0 for none.
+    distance: usize,
     seed: u64,
 }
 
@@ -43,10 +45,11 @@ fn problems() -> impl Strategy<Value = Problem> {
     let scale = prop_oneof![3 => 0.001f32..2.0, 1 => Just(0.0f32), 1 => Just(1e30)];
     let shape = (1usize..=130, 1usize..=200, 0usize..70, 1usize..=5, 1usize..=3, any::<bool>());
     let or = |least, most| prop_oneof![2 => Just(0.0f32), 1 => least..most];
-    let shaping = (prop_oneof![2 => Just(0), 1 => 1usize..=210], or(0.5f32, 60.0), or(0.001, 1.0));
+    let some = |most| prop_oneof![2 => Just(0), 1 => 1usize..=most];
+    let shaping = (some(210), or(0.5f32, 60.0), or(0.001, 1.0), some(120));
     (shape, floats(), floats(), floats(), scale, shaping, any::<u64>()).prop_map(
         |((head_dim, visible, hidden, tokens, group, causal), keys, values, query, query_scale, shaping, seed)| {
-            let shaping = if cfg!(feature = "shaping") { shaping } else { (0, 0.0, 0.0) };
+            let shaping = if cfg!(feature = "shaping") { shaping } else { (0, 0.0, 0.0, 0) };
             Problem {
                 head_dim,
                 visible,
@@ -61,6 +64,7 @@ fn problems() -> impl Strategy<Value = Problem> {
                 window: shaping.0,
                 cap: shaping.1,
                 slope: shaping.2,
+                distance: shaping.3,
                 seed,
             }
         },
@@ -87,11 +91,23 @@ impl Problem {
         let first = self.visible - self.tokens + 1;
         let queries = data.queries.iter().enumerate();
         let visible = |t| if self.causal { first + t } else { self.visible };
-        queries.flat_map(|(i, query)| self.attention(data, query, visible(i / self.group), i % self.group)).collect()
+        let own = |t| if self.causal { first + t - 1 } else { t };
+        let all = queries.flat_map(|(i, query)| {
+            let (t, head) = (i / self.group, i % self.group);
+            self.attention(data, query, visible(t), own(t), head)
+        });
+        all.collect()
+    }
+
+    /// Values of a head, by distance.
+    fn biases(&self, head: usize) -> Vec<f32> {
+        let distances = if self.causal { self.distance + 1 } else { 2 * self.distance + 1 };
+        let value = |i: usize| ((i * 7 + head * 3) % 11) as f32 * 0.3 - 1.5;
+        if self.distance == 0 { Vec::new() } else { (0..distances).map(value).collect() }
     }
 
     /// Streaming attention as its documentation states it, position by position.
-    fn attention(&self, data: &Data, query: &[f32], visible: usize, head: usize) -> Vec<f32> {
+    fn attention(&self, data: &Data, query: &[f32], visible: usize, own: usize, head: usize) -> Vec<f32> {
         let dot = |a: &[i8], b: &[i8]| a.iter().zip(b).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum::<i64>();
         let (q_scale, query) = quantized(query);
         let q_scale = q_scale * self.query_scale;
@@ -108,6 +124,14 @@ impl Problem {
                     if slope == 0.0 { s } else { s - slope * (visible - 1 - j) as f32 }
                 },
             );
+            let biases = self.biases(head);
+            let s = s.zip(positions.clone()).map(|(s, j)| {
+                if biases.is_empty() {
+                    return s;
+                }
+                let distance = (j as i64 - own as i64).clamp(-(self.distance as i64), self.distance as i64);
+                s + biases[(distance + self.distance as i64) as usize] * LOG2_E
+            });
             let s: Vec<f32> = s.collect();
             let new_m = s.iter().fold(m, |m, &s| m.max(s));
             let c = exp2(m - new_m);
@@ -171,10 +195,13 @@ impl Problem {
             backend.quantize(layout, query, self.head_dim, values, scale, &mut starts.row(t)[head..=head]);
             scale[0] *= self.query_scale;
         }
-        let (position, causal) = (self.visible - tokens, self.causal);
+        let causal = self.causal;
+        let position = if causal { self.visible - tokens } else { self.visible };
         let tile = &mut TileMut::new(&mut out, group * self.head_dim, out_stride);
         let slopes = self.slopes();
-        let shaping = Shaping { cap: self.cap, slopes: &slopes, window: self.window };
+        let biases: Vec<f32> = (0..self.group).flat_map(|head| self.biases(head)).collect();
+        let (cap, window, distance) = (self.cap, self.window, self.distance);
+        let shaping = Shaping { cap, slopes: &slopes, biases: &biases, distance, window };
         backend.attend(&cache.view(), Queries { values, scales, starts, position, causal, shaping }, tile);
         let rows = out.chunks(out_stride).map(|row| row.split_at(group * self.head_dim));
         rows.flat_map(|(row, rest)| {
@@ -217,6 +244,7 @@ fn attention_is_close_to_softmax() {
             window: 0,
             cap: 0.0,
             slope: 0.0,
+            distance: 0,
             seed: 3,
         };
         let data = p.data();

@@ -1,0 +1,140 @@
+//! Encoder-decoders on the command line: sources in, answers out, and what is refused.
+
+use super::common::{Expected, model};
+use super::*;
+
+fn run(path: impl AsRef<Path>) -> Command {
+    let mut command = thumbformer("run");
+    command.arg(path.as_ref());
+    command
+}
+
+fn list(ids: &[u32]) -> String {
+    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap_or_else(|e| panic!("{e}: {value}"))
+}
+
+/// The largest of the expected logits behind the first token.
+fn first(name: &str, sequence: usize) -> (Vec<u32>, u32) {
+    let sequence = &Expected::read(name, "expected.json").sequences[sequence];
+    let logits = sequence.at(0).expect("kept");
+    let largest = (0..).zip(logits).max_by(|a, b| a.1.total_cmp(b.1)).expect("logits").0;
+    (sequence.source.clone(), largest)
+}
+
+#[test]
+fn sources_are_answered() {
+    for name in ["t5", "t5-gated", "marian", "marian-two-vocabularies", "annotated"] {
+        for sequence in [0, 2] {
+            let (source, expected) = first(name, sequence);
+            for precision in ["int8", "f32"] {
+                let report =
+                    json(run(model(name)).args(["-n", "3", "--precision", precision, "--ids"]).arg(list(&source)));
+                assert_eq!(ids(&report["source_ids"]), source);
+                assert_eq!(ids(&report["prompt_ids"]).len(), 1);
+                if precision == "f32" {
+                    assert_eq!(ids(&report["ids"])[0], expected, "{name}");
+                }
+            }
+        }
+    }
+    // Both of BART's first tokens are given.
+    let report = json(run(model("bart")).args(["-n", "2", "--ids", "5,6,7"]));
+    assert_eq!(ids(&report["prompt_ids"]), [2, 0]);
+}
+
+#[test]
+fn a_converted_file_says_what_it_is_and_answers_as_the_checkpoint() {
+    let folder = folder();
+    let thumb = folder.path().join("t5.thumb");
+    let summary = json(convert().arg(model("t5")).arg("--output").arg(&thumb));
+    assert_eq!(summary["family"], "t5");
+    assert!(summary["encoder"].as_str().expect("an encoder").starts_with("encoder, 2 layers"), "{summary}");
+    assert_eq!(summary["parameters"], 70_112);
+    let report = json(thumbformer("inspect").arg(&thumb));
+    assert_eq!(report["architecture"]["cross"], true);
+    assert_eq!(report["encoder"]["shared_embedding"], true);
+    assert!(report["ram"][0]["cache_bytes"].as_u64() > Some(0));
+    let text = output(thumbformer("inspect").arg(&thumb));
+    assert!(text.contains("decoder of a source, 3 layers") && text.contains("encoder, 2 layers"), "{text}");
+    let greedy = |path: &Path| output(run(path).args(["-n", "6", "--ids", "5,6,7"]));
+    assert_eq!(greedy(&thumb), greedy(&model("t5")));
+    let beams = ["--beams", "4", "--length-penalty", "0.5", "--n-best", "3", "-n", "6", "--ids", "5,6,7"];
+    let report = json(run(&thumb).args(beams));
+    assert_eq!(report["hypotheses"].as_array().map(Vec::len), Some(3));
+    // The same without the runtime.
+    let f32 = json(run(model("t5")).args(beams).args(["--precision", "f32"]));
+    assert_eq!(f32["hypotheses"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn sources_that_cannot_be_are_refused() {
+    let path = model("t5");
+    refused(run(&path).arg("a text"), 1, &["no tokenizer", "--ids"]);
+    refused(run(&path).args(["--ids", "96"]), 1, &["token 96", "96"]);
+    refused(run(&path).args(["--ids", &list(&[1; 65])]), 1, &["65 tokens", "64"]);
+    refused(run(&path).args(["--raw", "--ids", "1"]), 1, &["--raw"]);
+    refused(run(&path).args(["--token-types", "0", "--ids", "1"]), 1, &["--token-types"]);
+    let state = folder().path().join("state");
+    refused(run(&path).args(["--ids", "1", "--save-state"]).arg(state), 1, &["encoder-decoder", "source"]);
+    refused(thumbformer("embed").arg(&path).arg("a"), 1, &["embed", "encoders"]);
+}
+
+#[test]
+fn records_are_scored() {
+    let folder = folder();
+    let records = Expected::read("t5", "expected.json").sequences;
+    let record = |i: usize| serde_json::json!({"source": records[i].source, "target": records[i].ids[1..]});
+    let file = write(&folder, "records.json", serde_json::to_string(&[record(0), record(3)]).expect("JSON"));
+    let eval = |path: &Path| {
+        let mut command = thumbformer("eval");
+        command.arg(path).arg("--ids").arg(&file);
+        command
+    };
+    let f32 = json(eval(&model("t5")).args(["--precision", "f32"]));
+    assert_eq!(f32["tokens"], records[0].ids.len() + records[3].ids.len() - 2);
+    // By hand: of the positions whose logits were kept.
+    let nll = |i: usize| -> f64 {
+        let sequence = &records[i];
+        let at = |&position: &usize| {
+            let logits = sequence.at(position).expect("kept");
+            let largest = logits.iter().fold(f32::MIN, |a, &b| a.max(b));
+            let sum: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();
+            f64::from(largest - logits[sequence.ids[position + 1] as usize]) + sum.ln()
+        };
+        sequence.positions.iter().filter(|&&position| position + 1 < sequence.ids.len()).map(at).sum()
+    };
+    let one = write(
+        &folder,
+        "one.json",
+        serde_json::to_string(&[serde_json::json!(
+            {"source": records[6].source, "target": records[6].ids[1..2]}
+        )])
+        .expect("JSON"),
+    );
+    let report = json(thumbformer("eval").arg(model("t5")).arg("--ids").arg(&one).args(["--precision", "f32"]));
+    // Its last position predicts nothing.
+    let expected = nll(6);
+    let found = report["nll"].as_f64().expect("a number");
+    assert!((found - expected).abs() < 1e-4 * expected, "{found}, not {expected}");
+
+    let compared = json(eval(&model("t5")).arg("--reference").arg(model("t5")));
+    assert!(compared["divergence"]["kl_mean"].as_f64().expect("a number") < 0.1, "{compared}");
+
+    let bad = |content: &str, words: &[&str]| {
+        let file = write(&folder, "bad.json", content);
+        let words = [&["bad.json"], words].concat();
+        refused(thumbformer("eval").arg(model("t5")).arg("--ids").arg(file), 1, &words);
+    };
+    bad("[1, 2]", &["source and target"]);
+    bad("[]", &["no records"]);
+    bad(r#"[{"source": [1], "target": []}]"#, &["record 0", "target", "no tokens"]);
+    bad(r#"[{"source": [96], "target": [1]}]"#, &["record 0", "source", "token 96"]);
+    bad(r#"[{"source": [1], "target": [1], "more": 1}]"#, &["more"]);
+    let text = write(&folder, "text.txt", "a text");
+    refused(thumbformer("eval").arg(model("t5")).arg(text), 1, &["--ids", "--pairs"]);
+    refused(eval(&model("t5")).args(["--window", "8"]), 1, &["--window"]);
+}
