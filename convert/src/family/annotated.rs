@@ -14,6 +14,8 @@ use crate::config::Config;
 use crate::recipe::{Recipe, Source};
 use crate::{Error, Result};
 
+pub(super) const NAME: &str = "annotated";
+
 /// Fields that are read: the arguments of the tutorial's `make_model`, and of `PositionalEncoding`.
 const FIELDS: [&str; 7] = ["h", "N", "d_model", "d_ff", "src_vocab", "tgt_vocab", "max_len"];
 
@@ -102,8 +104,7 @@ pub(super) fn recipe(names: &Names<'_>, config: Option<&Config>) -> Result<Recip
         };
         let table = sinusoidal::table(arch.context, dim, Order::Interleaved);
         let computed = vec![(Role::PositionEmbedding, Source::Values(table))];
-        Plan { family: "annotated", arch, computed, pieces: &pieces, ignorable: &ignorable, notes: Vec::new() }
-            .assemble(names)
+        Plan { family: NAME, arch, computed, pieces: &pieces, ignorable: &ignorable, notes: Vec::new() }.assemble(names)
     };
     Ok(Recipe { source: Some(Box::new(stack(encoder, "encoder")?)), ..stack(decoder, "decoder")? })
 }

@@ -91,7 +91,7 @@ const FAMILIES: [Family; 26] = [
 
 /// Names of all families, as `model_type` and errors spell them.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|family| family.name).chain([nanogpt::NAME])
+    FAMILIES.iter().map(|family| family.name).chain([nanogpt::NAME, annotated::NAME])
 }
 
 /// Recognises a checkpoint's family and makes its recipe.

@@ -14,10 +14,16 @@ use crate::config::Config;
 use crate::recipe::{Recipe, Source};
 use crate::source::Overrides;
 
-const CLASSES: [&str; 3] = ["T5ForConditionalGeneration", "T5WithLMHeadModel", "MT5ForConditionalGeneration"];
-
-pub(super) const T5_FAMILY: Family = Family { name: "t5", classes: &CLASSES, recipe };
-pub(super) const MT5_FAMILY: Family = Family { name: "mt5", classes: &CLASSES, recipe };
+pub(super) const T5_FAMILY: Family = Family {
+    name: "t5",
+    classes: &["T5ForConditionalGeneration", "T5WithLMHeadModel"],
+    recipe: |names, config, _: &Overrides| recipe("t5", names, config),
+};
+pub(super) const MT5_FAMILY: Family = Family {
+    name: "mt5",
+    classes: &["MT5ForConditionalGeneration"],
+    recipe: |names, config, _: &Overrides| recipe("mt5", names, config),
+};
 
 /// Fields that are read, or say nothing.
 const FIELDS: [&str; 21] = [
@@ -132,7 +138,7 @@ impl Buckets {
     }
 }
 
-fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
+fn recipe(family: &'static str, names: &Names<'_>, config: &Config) -> Result<Recipe> {
     config.refuse_unknown(&FIELDS)?;
     super::fixed(config, "is_encoder_decoder", true)?;
     let mut notes = Vec::new();
@@ -140,7 +146,8 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     let (activation, gated) = mlp(config)?;
     let buckets = Buckets::of(config)?;
     let tie = config.boolean("tie_word_embeddings")?.unwrap_or(true);
-    let scaled = config.boolean("scale_decoder_outputs")?.unwrap_or(tie);
+    // mT5 began with 1.1.
+    let scaled = family == T5_FAMILY.name && config.boolean("scale_decoder_outputs")?.unwrap_or(tie);
     for stack in ["encoder", "decoder"] {
         names.refuse_other_copy(SHARED, &format!("{stack}.embed_tokens.weight"))?;
     }
@@ -189,7 +196,7 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
                 || head.repeats(tensor, HEAD)
         };
         let computed = vec![(Role::RelativeBias, Source::Values(values))];
-        Plan { family: "t5", arch, computed, pieces: &pieces, ignorable: &ignorable, notes }.assemble(names)
+        Plan { family, arch, computed, pieces: &pieces, ignorable: &ignorable, notes }.assemble(names)
     };
     let source = stack(encoder, "encoder", Vec::new())?;
     Ok(Recipe { source: Some(Box::new(source)), ..stack(decoder, "decoder", notes)? })

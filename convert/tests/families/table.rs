@@ -20,10 +20,12 @@ fn the_table_of_families_is_what_the_models_say() {
     for model in models.into_iter().filter(|path| path.is_dir()) {
         let source = Source::find(&model, &Overrides::default()).expect("a source");
         let recipe = family::recognise(&source).unwrap_or_else(|error| panic!("{error}"));
-        let row = row(&recipe.arch);
+        let encoder = recipe.source.as_ref().map(|source| row(&source.arch));
         let rows = families.entry(recipe.family).or_default();
-        if !rows.contains(&row) {
-            rows.push(row);
+        for row in [row(&recipe.arch)].into_iter().chain(encoder) {
+            if !rows.contains(&row) {
+                rows.push(row);
+            }
         }
     }
     for name in family::names() {
@@ -62,6 +64,7 @@ fn row(a: &Arch) -> String {
         Position::Rope if a.window_rope => "RoPE, two bases",
         Position::Rope => "RoPE",
         Position::Alibi => "ALiBi",
+        Position::Relative => "relative",
     };
     let norm = match a.norm {
         Norm::Layer if a.biases.norm => "LayerNorm",
@@ -103,6 +106,7 @@ fn row(a: &Arch) -> String {
         (a.window > 0 && a.global_every > 0, "window in some layers".into()),
         (a.score_cap > 0.0, "capped scores".into()),
         (a.logit_cap > 0.0, "capped logits".into()),
+        (a.cross, "attention to a source".into()),
     ];
     let besides: Vec<&str> = besides.iter().filter(|(has, _)| *has).map(|(_, text)| text.as_str()).collect();
     let gated = if a.gated { "gated " } else { "" };
