@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use thumbformer::tokenizer::AddedFlags;
+use thumbformer::tokenizer::{AddedFlags, Prefix};
 
 use super::draft::{Draft, Merges, Token, TokenTable};
 use super::{Packed, read_json, read_limited, sentencepiece};
@@ -73,6 +73,11 @@ fn renumbered(draft: Draft, path: &Path, ids: &Config) -> Result<Draft> {
         }
     }
     added.sort_unstable_by_key(|(id, _)| *id);
+    // What follows a language code is cut up as if it began the text.
+    let prefix = match draft.prefix {
+        Prefix::Text if !added.is_empty() => Prefix::Always,
+        other => other,
+    };
     let tokens = table.finish();
     let flags = |id: u32| draft.added.iter().find(|(old, _)| olds.get(&id) == Some(old)).map(|(_, flags)| *flags);
     added.extend((0..tokens.len() as u32).filter_map(|id| Some((id, flags(id)?))));
@@ -100,6 +105,7 @@ fn renumbered(draft: Draft, path: &Path, ids: &Config) -> Result<Draft> {
         tokens,
         scores,
         merges,
+        prefix,
         names,
         special,
         added,
