@@ -231,6 +231,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     {
         return Err(no_snapshots());
     }
+    if source.is_some() && (decoding.save_state.is_some() || decoding.load_state.is_some()) {
+        return Err(thumbformer::SnapshotError::Source.into());
+    }
     if let Some(path) = &decoding.save_state {
         // Before anything is computed, and shown.
         replaceable(path, snapshot::MAGIC)?;
