@@ -113,6 +113,7 @@ pub struct Plan {
 }
 
 /// The encoder of an encoder-decoder in a plan.
+#[cfg(feature = "cross")]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct SourcePlan {
     pub(crate) arch: Arch,

@@ -21,8 +21,8 @@ pub struct Arguments {
     pub model: PathBuf,
     /// Text file to score
     pub text: Option<PathBuf>,
-    /// JSON file with a list of token ids to score; of an encoder-decoder, with a list of
-    /// {"source": [ids], "target": [ids]}
+    /// JSON file with a list of token ids to score; of an encoder-decoder, with a list of objects with `source` and
+    /// `target`, a list of token ids each
     #[arg(long, value_name = "FILE")]
     pub ids: Option<PathBuf>,
     /// Text file with `request<TAB>answer` (or `source<TAB>answer`) lines to answer exactly
