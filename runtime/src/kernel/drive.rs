@@ -296,7 +296,7 @@ pub(super) fn attend<K: Kernel>(
     let bytes = cache.shape.layout.vector_bytes(head_dim);
     let (seen, more) = queries.visible();
     let scales = queries.scales.pieces(1).zip(queries.starts.pieces(1));
-    let shaping = queries.shaping;
+    let shaping = queries.shaping.rules();
     let row = shaping.biases.len() / group;
     let list = queries.values.pieces(bytes).zip(scales).enumerate().map(|(i, (values, (scale, start)))| {
         let visible = seen + i / group * more;

@@ -100,9 +100,19 @@ impl Query<'_> {
 }
 
 /// What happens to scores between the product and softmax, beside their scale; by default nothing. Kernels of their own
-/// leave it to the portable code, in this order: cap, slope, bias, window. Without the feature `shaping` it is ignored.
+/// leave it to the portable code, in this order: cap, slope, bias, window. Without the feature `shaping` there is nothing in
+/// it, and nothing happens.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shaping<'a> {
+    #[cfg(feature = "shaping")]
+    rules: Rules<'a>,
+    #[cfg(not(feature = "shaping"))]
+    rules: core::marker::PhantomData<Rules<'a>>,
+}
+
+/// What is in a [`Shaping`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules<'a> {
     /// A score `s` becomes `cap · tanh(s / cap)`; 0 for none.
     pub cap: f32,
     /// For each head, what is added for every position from the query back to the key, negated: a positive slope favours
@@ -115,6 +125,28 @@ pub struct Shaping<'a> {
     pub distance: usize,
     /// A query sees so many positions, its own included; 0 for all.
     pub window: usize,
+}
+
+impl<'a> Shaping<'a> {
+    /// Scores that go through `rules`.
+    #[inline(always)]
+    pub fn new(rules: Rules<'a>) -> Self {
+        #[cfg(not(feature = "shaping"))]
+        let rules = {
+            let _ = rules;
+            core::marker::PhantomData
+        };
+        Self { rules }
+    }
+
+    /// What they go through.
+    #[inline(always)]
+    pub(crate) fn rules(&self) -> Rules<'a> {
+        #[cfg(feature = "shaping")]
+        return self.rules;
+        #[cfg(not(feature = "shaping"))]
+        Rules::default()
+    }
 }
 
 /// The queries of one KV head: for consecutive tokens, those of the heads that share it.

@@ -27,7 +27,7 @@ use super::linear::{Source, Target};
 use crate::arch::{Arch, CROSS, Position, Role, SHAPING};
 use crate::blob::Layer;
 use crate::cache::{HeadCacheMut, HeadShape};
-use crate::kernel::{Backend, Queries, Shaping, TileMut, Write};
+use crate::kernel::{Backend, Queries, Rules, Shaping, TileMut, Write};
 use crate::packing::QUAD;
 use crate::workers::{Phase, Workers, for_each};
 
@@ -92,7 +92,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         let mut slopes = slopes.chunks_exact(group);
         let relative = SHAPING && CROSS && matches!(arch.position, Position::Relative);
         let biases = if relative { self.model.vector(Role::RelativeBias, 0) } else { None }.unwrap_or(&[]);
-        let mut biases = biases.chunks_exact(group * arch.relative_distances() as usize);
+        let mut biases = biases.chunks_exact(if relative { group * arch.relative_distances() as usize } else { 1 });
 
         // An encoder is done with a layer's keys and values before the next.
         let cached = if arch.is_encoder() { 0 } else { index as usize };
@@ -105,17 +105,13 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
                 scales: scales.next()?,
                 starts: starts.next()?,
                 mean: means.next()?,
-                shaping: if SHAPING {
-                    Shaping {
-                        cap: arch.score_cap,
-                        slopes: slopes.next().unwrap_or(&[]),
-                        biases: biases.next().unwrap_or(&[]),
-                        distance: arch.relative_distance as usize,
-                        window,
-                    }
-                } else {
-                    Shaping::default()
-                },
+                shaping: Shaping::new(Rules {
+                    cap: arch.score_cap,
+                    slopes: slopes.next().unwrap_or(&[]),
+                    biases: biases.next().unwrap_or(&[]),
+                    distance: arch.relative_distance as usize,
+                    window,
+                }),
                 cache,
             })
         });
@@ -168,6 +164,7 @@ impl Head<'_> {
     }
 
     /// Caches the key and value of token `t`.
+    #[inline(always)]
     pub(super) fn remember(&mut self, backend: Backend, t: usize, position: usize) {
         let HeadShape { layout, head_dim, .. } = self.cache.shape;
         let key = self.keys.row(t);
@@ -180,6 +177,7 @@ impl Head<'_> {
     }
 
     /// Quantizes the queries of token `t`.
+    #[inline(always)]
     pub(super) fn quantize(&mut self, backend: Backend, arch: &Arch, t: usize) {
         let HeadShape { layout, head_dim, .. } = self.cache.shape;
         let quantized_head = layout.vector_bytes(head_dim);

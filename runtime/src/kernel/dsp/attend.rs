@@ -21,7 +21,7 @@ pub(super) fn attend(cache: &HeadCache<'_>, queries: &mut Queries<'_, '_>, out: 
     let (first, more) = queries.visible();
     let positions = (first + tokens.saturating_sub(1) * more).next_multiple_of(TILE);
     let (values, stride) = queries.values.start(0);
-    let shaping = queries.shaping;
+    let shaping = queries.shaping.rules();
     let windowed = shaping.window != 0 && queries.position + tokens > shaping.window;
     let shaped = shaping.cap != 0.0 || windowed || !shaping.slopes.is_empty() || !shaping.biases.is_empty();
     let fits = !(crate::arch::SHAPING && shaped)

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::{Floats, LAYOUTS, bits, floats, lanes, quantized};
 use crate::branch::Places;
 use crate::cache::{HeadCacheMut, HeadShape, TILE};
-use crate::kernel::{Backend, Queries, Shaping, TileMut};
+use crate::kernel::{Backend, Queries, Rules, Shaping, TileMut};
 use crate::math::{exp, exp2};
 use crate::packing::{Layout, QUAD, round_up};
 
@@ -201,7 +201,7 @@ impl Problem {
         let slopes = self.slopes();
         let biases: Vec<f32> = (0..self.group).flat_map(|head| self.biases(head)).collect();
         let (cap, window, distance) = (self.cap, self.window, self.distance);
-        let shaping = Shaping { cap, slopes: &slopes, biases: &biases, distance, window };
+        let shaping = Shaping::new(Rules { cap, slopes: &slopes, biases: &biases, distance, window });
         backend.attend(&cache.view(), Queries { values, scales, starts, position, causal, shaping }, tile);
         let rows = out.chunks(out_stride).map(|row| row.split_at(group * self.head_dim));
         rows.flat_map(|(row, rest)| {
