@@ -149,7 +149,7 @@ impl<'a> HeadCache<'a> {
         fits.then_some(Self { shape, places: Places::default(), keys, values, key_scales, value_scales })
     }
 
-    /// The tiles that hold positions `0..visible`.
+    /// The tiles from number `first` on that hold positions before `visible`.
     #[inline(always)]
     pub(crate) fn tiles(&self, first: usize, visible: usize) -> impl Iterator<Item = Tile<'a>> + use<'a> {
         let cache = *self;
