@@ -245,9 +245,12 @@ pub(super) fn linear<K: Kernel>(
                     pair_of_blocks::<K, 4>(kernel, pair, x, t, row, &mut out);
                     t += 4;
                 }
-                while t < count {
-                    pair_of_blocks::<K, 1>(kernel, pair, x, t, row, &mut out);
-                    t += 1;
+                // One token reads memory and little else: a block after the other is the stream that processors fetch ahead.
+                for t in t..count {
+                    for (block, row) in pair.into_iter().zip([row, row + rows]) {
+                        let [y] = kernel.rows8(block, Tokens::new(x, t, 1).split());
+                        out.finish(t, row, &y);
+                    }
                 }
                 row += 2 * rows;
             }

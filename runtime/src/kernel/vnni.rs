@@ -169,10 +169,6 @@ impl Kernel for Avx512Vnni {
                     let w_high = _mm256_loadu_si256(high.words.as_ptr().add(quad * WORD).cast());
                     let w = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(w_low), w_high);
                     let w = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
-                    if T == 1 {
-                        avx2::prefetch(low.words, quad * WORD);
-                        avx2::prefetch(high.words, quad * WORD);
-                    }
                     for (t, sum) in sums.iter_mut().enumerate() {
                         let x = values(t).add(quad * 4).cast::<i32>().read_unaligned();
                         *sum = _mm512_dpbusd_epi32(*sum, w, _mm512_set1_epi32(x));
