@@ -262,11 +262,12 @@ unsafe fn softmax_seen<const PARTIAL: bool>(
 /// Bytes of a quad of eight rows.
 const WORD: usize = 32;
 
-/// How far ahead weights are fetched that are used only once: a page. The processor's own prefetching stops at the end of
-/// every page; this made decoding 1.2 (in cache) to 1.4 times (from memory) as fast.
+/// How far ahead bytes are fetched that are used only once: a page. The processor's own prefetching stops at the end of
+/// every page; this made decoding 1.2 (in cache) to 1.4 times (from memory) as fast, and attention of one token 1.6 times
+/// (from the third-level cache) and 1.15 times (from memory).
 const AHEAD: usize = 4096;
 
-/// Fetches weights that will be needed soon. The address may lie behind the weights; fetching it is harmless.
+/// Fetches what will be needed soon. The address may lie behind all of it; fetching it is harmless.
 #[inline(always)]
 pub(super) fn prefetch(words: &[u8], at: usize) {
     // SAFETY: every x86-64 processor has SSE; a prefetch reads nothing and cannot fault.
@@ -314,7 +315,7 @@ impl Kernel for Avx2 {
     }
 
     #[inline(always)]
-    fn scores(self, keys: &[u8], query: &[i8], _start: i32, dots: &mut [i32; TILE]) {
+    fn scores(self, keys: &[u8], query: &[i8], _start: i32, first: bool, dots: &mut [i32; TILE]) {
         let (quads, words) = super::drive::key_blocks(keys, query);
         // SAFETY: the processor has AVX2 (`new`); `key_blocks` says that query and blocks hold as many quads.
         unsafe {
@@ -322,6 +323,11 @@ impl Kernel for Avx2 {
             for quad in 0..quads {
                 let x = _mm256_set1_epi32(query.as_ptr().add(quad * 4).cast::<i32>().read_unaligned());
                 let x_abs = _mm256_abs_epi8(x);
+                if first && quad % 2 == 0 {
+                    for words in words {
+                        prefetch(words, quad * WORD);
+                    }
+                }
                 for (sum, words) in sums.iter_mut().zip(words) {
                     let w = _mm256_loadu_si256(words.as_ptr().add(quad * WORD).cast());
                     let pairs = _mm256_maddubs_epi16(x_abs, _mm256_sign_epi8(w, x));
@@ -335,12 +341,15 @@ impl Kernel for Avx2 {
     }
 
     #[inline(always)]
-    fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
+    fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, first: bool, out: &mut [f32; 8]) {
         let Some(words) = values.first_chunk::<{ TILE / 4 * WORD }>() else { return };
         // SAFETY: the processor has AVX2 (`new`); both arrays have TILE / 4 quads.
         unsafe {
             let mut sums = _mm256_setzero_si256();
             for quad in 0..TILE / 4 {
+                if first && quad % 2 == 0 {
+                    prefetch(words, quad * WORD);
+                }
                 let w = _mm256_loadu_si256(words.as_ptr().add(quad * WORD).cast());
                 let x = _mm256_set1_epi32(weights.as_ptr().add(quad * 4).cast::<i32>().read_unaligned());
                 let pairs = _mm256_maddubs_epi16(x, w);

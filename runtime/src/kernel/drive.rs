@@ -126,12 +126,13 @@ pub(super) trait Kernel: Copy {
         out
     }
 
-    /// Dot products of a tile's keys with a query; `start` is −128 times the sum of the query's values.
-    fn scores(self, keys: &[u8], query: &[i8], start: i32, dots: &mut [i32; TILE]);
+    /// Dot products of a tile's keys with a query; `start` is −128 times the sum of the query's values. `first` says that
+    /// nobody has read these keys for this step: a kernel may fetch what lies behind them.
+    fn scores(self, keys: &[u8], query: &[i8], start: i32, first: bool, dots: &mut [i32; TILE]);
 
     /// `out·rescale + dot·scale`, where dot are the products of 8 rows of a tile's values with weights, of which none is
-    /// negative.
-    fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]);
+    /// negative; `first` as in [`Kernel::scores`].
+    fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, first: bool, out: &mut [f32; 8]);
 
     /// [`softmax`].
     #[inline(always)]
@@ -317,6 +318,7 @@ pub(super) fn attend<K: Kernel>(
         }
     });
     let mut list = list.zip(out.pieces(head_dim));
+    let mut first = true;
     while let Some((a, a_out)) = list.next() {
         match list.next() {
             // Each tile's arithmetic is one long chain; two of them overlap.
@@ -325,18 +327,19 @@ pub(super) fn attend<K: Kernel>(
                     && a.visible.div_ceil(TILE) == b.visible.div_ceil(TILE)
                     && a.first / TILE == b.first / TILE =>
             {
-                attend_layout(kernel, cache, [&a, &b], [a_out, b_out]);
+                attend_layout(kernel, cache, first, [&a, &b], [a_out, b_out]);
             }
             b => {
                 for (query, out) in [Some((a, a_out)), b].into_iter().flatten() {
                     if K::NARROW {
                         narrow::attend(cache, &query, out);
                     } else {
-                        attend_layout(kernel, cache, [&query], [out]);
+                        attend_layout(kernel, cache, first, [&query], [out]);
                     }
                 }
             }
         }
+        first = false;
     }
 }
 
@@ -345,23 +348,24 @@ pub(super) fn attend<K: Kernel>(
 fn attend_layout<K: Kernel, const N: usize>(
     kernel: K,
     cache: &HeadCache<'_>,
+    first: bool,
     queries: [&Query<'_>; N],
     out: [&mut [f32]; N],
 ) {
     match cache.shape.layout {
-        Layout::Rows8 => attend_blocks(InRows8(kernel), kernel, cache, queries, out),
-        Layout::Dsp => attend_blocks(InDsp, kernel, cache, queries, out),
+        Layout::Rows8 => attend_blocks(InRows8(kernel), kernel, cache, first, queries, out),
+        Layout::Dsp => attend_blocks(InDsp, kernel, cache, first, queries, out),
     }
 }
 
 /// Attention's int8 products over a layout with blocks of `R` rows. A trait, because closures would be compiled without
 /// the instruction set.
 trait Dots<const R: usize>: Copy {
-    /// Keys times the query.
-    fn scores(self, keys: &[u8], query: &Query<'_>, dots: &mut [i32; TILE]);
+    /// Keys times the query; `first` as in [`Kernel::scores`].
+    fn scores(self, keys: &[u8], query: &Query<'_>, first: bool, dots: &mut [i32; TILE]);
 
     /// Adds a block of values times weights to the output.
-    fn mix(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; R]);
+    fn mix(self, values: &[u8], weights: &[i8; TILE], step: Step, first: bool, out: &mut [f32; R]);
 }
 
 #[derive(Clone, Copy)]
@@ -369,13 +373,13 @@ struct InRows8<K>(K);
 
 impl<K: Kernel> Dots<8> for InRows8<K> {
     #[inline(always)]
-    fn scores(self, keys: &[u8], query: &Query<'_>, dots: &mut [i32; TILE]) {
-        self.0.scores(keys, query.values, query.start, dots);
+    fn scores(self, keys: &[u8], query: &Query<'_>, first: bool, dots: &mut [i32; TILE]) {
+        self.0.scores(keys, query.values, query.start, first, dots);
     }
 
     #[inline(always)]
-    fn mix(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
-        self.0.mix8(values, weights, step, out);
+    fn mix(self, values: &[u8], weights: &[i8; TILE], step: Step, first: bool, out: &mut [f32; 8]) {
+        self.0.mix8(values, weights, step, first, out);
     }
 }
 
@@ -384,13 +388,13 @@ struct InDsp;
 
 impl Dots<4> for InDsp {
     #[inline(always)]
-    fn scores(self, keys: &[u8], query: &Query<'_>, dots: &mut [i32; TILE]) {
+    fn scores(self, keys: &[u8], query: &Query<'_>, _first: bool, dots: &mut [i32; TILE]) {
         // A key has half the bytes of the expanded query.
         scores(keys, query.values, Layout::Dsp.block_rows() * query.values.len() / 2, dots, dot4);
     }
 
     #[inline(always)]
-    fn mix(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 4]) {
+    fn mix(self, values: &[u8], weights: &[i8; TILE], step: Step, _first: bool, out: &mut [f32; 4]) {
         step.apply(dot(Layout::Dsp, values, weights), out);
     }
 }
@@ -400,6 +404,7 @@ fn attend_blocks<D: Dots<R>, K: Kernel, const R: usize, const N: usize>(
     dots: D,
     kernel: K,
     cache: &HeadCache<'_>,
+    first: bool,
     queries: [&Query<'_>; N],
     mut out: [&mut [f32]; N],
 ) {
@@ -408,12 +413,12 @@ fn attend_blocks<D: Dots<R>, K: Kernel, const R: usize, const N: usize>(
         out.fill(0.0);
     }
     let visible = queries.iter().map(|query| query.visible).max().unwrap_or(0);
-    let first = queries.iter().map(|query| query.first / TILE).min().unwrap_or(0);
-    for (tile, part) in (first..).zip(cache.tiles(first, visible)) {
+    let start = queries.iter().map(|query| query.first / TILE).min().unwrap_or(0);
+    for (tile, part) in (start..).zip(cache.tiles(start, visible)) {
         let (mut products, mut weights) = ([[0i32; TILE]; N], [[0i8; TILE]; N]);
         let mut steps = [Step::default(); N];
         for i in 0..N {
-            dots.scores(part.keys, queries[i], &mut products[i]);
+            dots.scores(part.keys, queries[i], first && i == 0, &mut products[i]);
         }
         for i in 0..N {
             let visible = queries[i].visible - tile * TILE;
@@ -428,11 +433,11 @@ fn attend_blocks<D: Dots<R>, K: Kernel, const R: usize, const N: usize>(
             for i in 0..N {
                 let Some(out) = out[i].get_mut(block * R..) else { continue };
                 if let Some(out) = out.first_chunk_mut() {
-                    dots.mix(words, &weights[i], steps[i], out);
+                    dots.mix(words, &weights[i], steps[i], first && i == 0, out);
                 } else {
                     let mut padded = [0.0; R];
                     padded.iter_mut().zip(&*out).for_each(|(padded, &out)| *padded = out);
-                    dots.mix(words, &weights[i], steps[i], &mut padded);
+                    dots.mix(words, &weights[i], steps[i], first && i == 0, &mut padded);
                     out.iter_mut().zip(padded).for_each(|(out, padded)| *out = padded);
                 }
             }

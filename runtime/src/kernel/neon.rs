@@ -427,7 +427,7 @@ macro_rules! kernel {
             }
 
             #[inline(always)]
-            fn scores(self, keys: &[u8], query: &[i8], _start: i32, dots: &mut [i32; TILE]) {
+            fn scores(self, keys: &[u8], query: &[i8], _start: i32, _first: bool, dots: &mut [i32; TILE]) {
                 #[inline]
                 #[target_feature(enable = $features)]
                 fn with_features(keys: &[u8], query: &[i8], dots: &mut [i32; TILE]) {
@@ -439,7 +439,7 @@ macro_rules! kernel {
             }
 
             #[inline(always)]
-            fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
+            fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, _first: bool, out: &mut [f32; 8]) {
                 #[inline]
                 #[target_feature(enable = $features)]
                 fn with_features(values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {

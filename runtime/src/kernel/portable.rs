@@ -22,12 +22,12 @@ impl Kernel for Portable {
     }
 
     #[inline(always)]
-    fn scores(self, keys: &[u8], query: &[i8], _start: i32, dots: &mut [i32; TILE]) {
+    fn scores(self, keys: &[u8], query: &[i8], _start: i32, _first: bool, dots: &mut [i32; TILE]) {
         scores(keys, query, 8 * query.len(), dots, |words, x| dot::<8>(Layout::Rows8, words, x));
     }
 
     #[inline(always)]
-    fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
+    fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, _first: bool, out: &mut [f32; 8]) {
         step.apply(dot(Layout::Rows8, values, weights), out);
     }
 }

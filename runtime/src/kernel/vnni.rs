@@ -82,7 +82,7 @@ macro_rules! kernel256 {
         }
 
         #[inline(always)]
-        fn scores(self, keys: &[u8], query: &[i8], start: i32, dots: &mut [i32; TILE]) {
+        fn scores(self, keys: &[u8], query: &[i8], start: i32, first: bool, dots: &mut [i32; TILE]) {
             let (quads, words) = super::drive::key_blocks(keys, query);
             // SAFETY: the processor has the instructions (`new`); `key_blocks` says that query and blocks hold as many
             // quads.
@@ -90,6 +90,11 @@ macro_rules! kernel256 {
                 let mut sums = [_mm256_set1_epi32(start); TILE / 8];
                 for quad in 0..quads {
                     let x = _mm256_set1_epi32(query.as_ptr().add(quad * 4).cast::<i32>().read_unaligned());
+                    if first && quad % 2 == 0 {
+                        for words in words {
+                            avx2::prefetch(words, quad * WORD);
+                        }
+                    }
                     for (sum, words) in sums.iter_mut().zip(words) {
                         let w = _mm256_loadu_si256(words.as_ptr().add(quad * WORD).cast());
                         *sum = $dpbusd(*sum, _mm256_xor_si256(w, _mm256_set1_epi8(-128)), x);
@@ -102,12 +107,15 @@ macro_rules! kernel256 {
         }
 
         #[inline(always)]
-        fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
+        fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, first: bool, out: &mut [f32; 8]) {
             let Some(words) = values.first_chunk::<{ TILE / 4 * WORD }>() else { return };
             // SAFETY: the processor has the instructions (`new`); both arrays have TILE / 4 quads.
             unsafe {
                 let mut sums = _mm256_setzero_si256();
                 for quad in 0..TILE / 4 {
+                    if first && quad % 2 == 0 {
+                        avx2::prefetch(words, quad * WORD);
+                    }
                     let w = _mm256_loadu_si256(words.as_ptr().add(quad * WORD).cast());
                     let x = _mm256_set1_epi32(weights.as_ptr().add(quad * 4).cast::<i32>().read_unaligned());
                     sums = $dpbusd(sums, x, w);

@@ -34,12 +34,12 @@ impl Kernel for Narrow {
         Portable.rows8(block, x)
     }
 
-    fn scores(self, keys: &[u8], query: &[i8], start: i32, dots: &mut [i32; TILE]) {
-        Portable.scores(keys, query, start, dots);
+    fn scores(self, keys: &[u8], query: &[i8], start: i32, first: bool, dots: &mut [i32; TILE]) {
+        Portable.scores(keys, query, start, first, dots);
     }
 
-    fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, out: &mut [f32; 8]) {
-        Portable.mix8(values, weights, step, out);
+    fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, first: bool, out: &mut [f32; 8]) {
+        Portable.mix8(values, weights, step, first, out);
     }
 }
 
