@@ -92,7 +92,7 @@ macro_rules! kernel256 {
                     let x = _mm256_set1_epi32(query.as_ptr().add(quad * 4).cast::<i32>().read_unaligned());
                     if first && quad % 2 == 0 {
                         for words in words {
-                            avx2::prefetch(words, quad * WORD);
+                            avx2::prefetch_cached(words, quad * WORD);
                         }
                     }
                     for (sum, words) in sums.iter_mut().zip(words) {
@@ -114,7 +114,7 @@ macro_rules! kernel256 {
                 let mut sums = _mm256_setzero_si256();
                 for quad in 0..TILE / 4 {
                     if first && quad % 2 == 0 {
-                        avx2::prefetch(words, quad * WORD);
+                        avx2::prefetch_cached(words, quad * WORD);
                     }
                     let w = _mm256_loadu_si256(words.as_ptr().add(quad * WORD).cast());
                     let x = _mm256_set1_epi32(weights.as_ptr().add(quad * 4).cast::<i32>().read_unaligned());
