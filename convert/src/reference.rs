@@ -61,7 +61,7 @@ struct Weights {
     token_type_embedding: Vec<f32>,
     embedding_norm: Option<Scale>,
     layers: Vec<Layer>,
-    /// `None` where every layer ends with a norm
+    /// `None` where every layer ends with a norm, and in some others
     final_norm: Option<Scale>,
     head_transform: Option<(Linear, Scale)>,
     /// `None` if tied
@@ -311,8 +311,8 @@ impl Reference {
         let arch = &weights.arch;
         let mut x = weights.embed(ids, token_types, self.position);
         for (index, (layer, cache)) in (0..).zip(weights.layers.iter().zip(&mut self.cache)) {
-            let input = if arch.is_parallel() { x.clone() } else { Vec::new() };
-            let mut qkv = layer.qkv.apply(&layer.attention_norm.before(arch, &x));
+            let mut input = if arch.is_parallel() { x.clone() } else { Vec::new() };
+            let mut qkv = layer.qkv.apply(&layer.attention_norm.before(arch, &mut x));
             layer.norm_heads(arch, &mut qkv);
             weights.rotate(index, &mut qkv, self.position);
             cache.append(arch, &qkv);
@@ -324,7 +324,7 @@ impl Reference {
             layer.attention_norm.behind(arch, &mut x);
 
             if let (Some(cross), Some(source)) = (&layer.cross, self.source.get(index as usize)) {
-                let queries = cross.query.apply(&cross.norm.before(arch, &x));
+                let queries = cross.query.apply(&cross.norm.before(arch, &mut x));
                 let seen = Seen { slopes: &[], biases: &[], window: usize::MAX, all: true, first: 0 };
                 let mixed = attention(arch, &seen, &queries, arch.q_width(), source);
                 add(&mut x, &cross.out.apply(&mixed));
@@ -332,7 +332,8 @@ impl Reference {
             }
 
             let norm = layer.mlp_norm.as_ref().unwrap_or(&layer.attention_norm);
-            let up = layer.mlp_up.apply(&norm.before(arch, if arch.is_parallel() { &input } else { &x }));
+            let given = if arch.is_parallel() { &mut input } else { &mut x };
+            let up = layer.mlp_up.apply(&norm.before(arch, given));
             add(&mut x, &normed(arch, &layer.mlp_out_norm, layer.mlp_down.apply(&activate(arch, arch.gated, up))));
             norm.behind(arch, &mut x);
         }
@@ -480,9 +481,12 @@ impl Layer {
 }
 
 impl Scale {
-    /// What a sublayer is given: normalised, unless its sum will be.
-    fn before(&self, arch: &Arch, x: &[f32]) -> Vec<f32> {
-        if arch.post_norm { x.to_vec() } else { self.apply(arch, x) }
+    /// What a sublayer is given: normalised, unless its sum will be. In models that say so, the residual stream becomes it.
+    fn before(&self, arch: &Arch, x: &mut Vec<f32>) -> Vec<f32> {
+        if arch.normed_residual {
+            *x = self.apply(arch, x);
+        }
+        if arch.normed_residual || arch.post_norm { x.clone() } else { self.apply(arch, x) }
     }
 
     /// Normalises a sublayer's sum in models that do.

@@ -349,10 +349,11 @@ pub fn architecture(a: &Arch) -> String {
     } else {
         format!("{} heads of {} over {}", a.heads, a.head_dim, counted(a.kv_heads as usize, "KV head"))
     };
+    let from = if a.window_from > 0 { format!(" from layer {} on", a.window_from) } else { String::new() };
     let window = match (a.window, a.global_every) {
         (0, _) => String::new(),
-        (window, 0) => format!(" in windows of {window}"),
-        (window, every) => format!(" in windows of {window}, in every {every}. layer over all"),
+        (window, 0) => format!(" in windows of {window}{from}"),
+        (window, every) => format!(" in windows of {window}{from}, in every {every}. layer over all"),
     };
     format!(
         "{}{}{}, dim {}, {heads}{}{window}, {}{activation} MLP {}, {norm}{}, {position}{}, vocabulary {} ({} head), context {}",
@@ -367,7 +368,12 @@ pub fn architecture(a: &Arch) -> String {
         if a.head_norm { " (normalised)" } else { "" },
         if a.gated { "gated " } else { "" },
         a.hidden,
-        if a.post_norm { " behind sublayers" } else { "" },
+        match (a.post_norm, a.normed_residual, a.final_norm) {
+            (true, ..) => " behind sublayers",
+            (_, true, _) => " of the residual stream",
+            (_, _, false) => " but none at the end",
+            _ => "",
+        },
         if a.token_types > 1 { format!(", {} token types", a.token_types) } else { String::new() },
         a.vocab,
         match (a.headless, a.tied_head) {

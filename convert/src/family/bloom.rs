@@ -3,7 +3,7 @@
 use thumbformer::arch::{Activation, Arch, Biases, Position, Role, TensorSpec};
 
 use super::spelling::{Qkv, Spelling};
-use super::{Family, Names, Plan, alibi, fixed, heads_of, inverse_sqrt, validated};
+use super::{Family, Names, Plan, alibi, heads_of, inverse_sqrt, validated};
 use crate::Result;
 use crate::config::Config;
 use crate::recipe::Recipe;
@@ -50,7 +50,6 @@ const NAMES: [(Role, &str); 8] = [
 
 fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     config.refuse_unknown(&FIELDS)?;
-    fixed(config, "apply_residual_connection_post_layernorm", false)?;
     let mut notes = Vec::new();
     // The second names are transformers' own for the same.
     let either = |a, b| if config.get(a).is_some() { a } else { b };
@@ -81,6 +80,7 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
         norm_eps: config.number("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
         position: Position::Alibi,
         embedding_norm: true,
+        normed_residual: config.boolean("apply_residual_connection_post_layernorm")?.unwrap_or(false),
         activation: Activation::GeluTanh,
         biases: Biases { norm: true, qkv: true, attention_out: true, mlp: true, head: false },
         tied_head: head.is_tied(),

@@ -1,10 +1,15 @@
 //! Falcon: LayerNorm, few key/value heads, attention and MLP in parallel (with one norm in the smaller models, with two in
-//! the larger), or one after the other.
+//! the larger), or one after the other. RoPE, or ALiBi in the models trained on RefinedWeb alone.
+//!
+//! ALiBi is added to scores before they are scaled. transformers multiplies slopes by positions in bfloat16: its slopes are
+//! rounded so here too, but a product with a position is exact. The two are equal up to position 256 where slopes are
+//! powers of two (eight heads, or fewer); elsewhere transformers rounds each position's bias to eight bits of its
+//! own, so that what a token sees depends on how far it is from the text's beginning.
 
 use thumbformer::arch::{Activation, Arch, Biases, Position, Role, TensorSpec, Wiring};
 
 use super::spelling::{Qkv, Spelling};
-use super::{Family, Names, Plan, activation, fixed, heads_of, rope, validated};
+use super::{Family, Names, Plan, activation, alibi, heads_of, inverse_sqrt, rope, validated};
 use crate::Result;
 use crate::config::Config;
 use crate::recipe::Recipe;
@@ -47,14 +52,16 @@ const PARALLEL_NORMS: [(Role, &str); 2] = [(Role::AttentionNorm, "ln_attn"), (Ro
 
 fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     config.refuse_unknown(&[FIELDS.as_slice(), &rope::FIELDS].concat())?;
-    // Its biases are products in bfloat16, which the model was trained with and f32 does not give.
-    fixed(config, "alibi", false)?;
-    fixed(config, "apply_residual_connection_post_layernorm", false)?;
+    // Written into configurations, and used by no version of the model.
+    config.boolean("apply_residual_connection_post_layernorm")?;
     let mut notes = Vec::new();
     let (dim, heads, head_dim) = heads_of(config, "hidden_size", "num_attention_heads")?;
     let context = config.integer("max_position_embeddings")?.unwrap_or(2048);
-    let rope = rope::Rope::read(config, head_dim, context, rope::Variant::default(), &mut notes)?;
     let flag = |field: &str, default| config.boolean(field).map(|found| found.unwrap_or(default));
+    let rope = match flag("alibi", false)? {
+        true => None,
+        false => Some(rope::Rope::read(config, head_dim, context, rope::Variant::default(), &mut notes)?),
+    };
     let (grouped, parallel) = (flag("new_decoder_architecture", false)?, flag("parallel_attn", true)?);
     if grouped && !parallel {
         return Err(config.error("parallel_attn", "true in the new decoder architecture"));
@@ -89,13 +96,16 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
         hidden: config.integer("ffn_hidden_size")?.unwrap_or(dim.saturating_mul(4)),
         context,
         norm_eps: config.number("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
-        position: Position::Rope,
-        rotary_dim: rope.rotary_dim,
+        position: if rope.is_some() { Position::Rope } else { Position::Alibi },
+        rotary_dim: rope.as_ref().map_or(0, |rope| rope.rotary_dim),
         activation: activation(config, "activation", Activation::Gelu)?,
         wiring,
         biases: Biases { norm: true, qkv: bias, attention_out: bias, mlp: bias, head: false },
         tied_head: head.is_tied(),
-        attention_scale: rope.attention_scale(config, head_dim)?,
+        attention_scale: match &rope {
+            Some(rope) => rope.attention_scale(config, head_dim)?,
+            None => inverse_sqrt(head_dim),
+        },
         ..Arch::PLAIN
     };
     let arch = validated(arch, config.path())?;
@@ -109,6 +119,9 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     };
     let pieces = |spec: TensorSpec| spelling.pieces(&arch, spec);
     let ignorable = |name: &str| name.ends_with(".rotary_emb.inv_freq") || head.repeats(name, "lm_head.weight");
-    let computed = vec![(Role::RopeFrequencies, rope.frequencies(config)?)];
+    let computed = vec![match &rope {
+        Some(rope) => (Role::RopeFrequencies, rope.frequencies(config)?),
+        None => (Role::AlibiSlopes, alibi::slopes_in_bf16(heads, arch.attention_scale)),
+    }];
     Plan { family: FAMILY.name, arch, computed, pieces: &pieces, ignorable: &ignorable, notes }.assemble(names)
 }
