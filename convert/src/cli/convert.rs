@@ -67,6 +67,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if prepared.tokenizer.is_none() && arguments.prompt.is_some() {
         return Err(Error::Usage("--try needs a tokenizer: none was found, name one with --tokenizer".into()));
     }
+    if !prepared.recipe.arch.causal && arguments.prompt.is_some() {
+        // As `fill` would, but before anything is written.
+        if prepared.recipe.arch.headless {
+            return Err(Error::Usage(
+                "--try: the model has no head to fill in tokens with: use `thumbformer embed`".into(),
+            ));
+        }
+        if prepared.special.mask.is_none() {
+            return Err(Error::Usage("--try: the model's tokenizer names no mask token to be filled in".into()));
+        }
+    }
     let output = arguments.output.clone().unwrap_or_else(|| default_output(&prepared));
     // Above all not the checkpoint.
     if arguments.force && output.is_file() && !is_blob(&output) {

@@ -1,12 +1,14 @@
 //! What the commands for encoders share, and what `run` does with one.
 
+use std::time::Instant;
+
 use serde::Serialize;
 use thumbformer::arch::Arch;
 use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
 
-use super::model::Loaded;
+use super::model::{Loaded, Running};
 use super::run::Arguments;
-use super::{counted, print_json, say};
+use super::{counted, print_json, say, tell};
 use crate::encode::Encoder;
 use crate::generate::largest;
 use crate::tokenizer::{encode, piece};
@@ -20,8 +22,9 @@ pub(super) fn require_encoder(arch: &Arch, command: &str) -> Result<()> {
     if arch.is_encoder() {
         return Ok(());
     }
+    let does = if arch.cross { "answers sources" } else { "continues texts" };
     Err(Error::Usage(format!(
-        "`{command}` is for encoders (BERT and its relatives); this model continues texts: use `thumbformer run`"
+        "`{command}` is for encoders (BERT and its relatives); this model {does}: use `thumbformer run`"
     )))
 }
 
@@ -52,6 +55,14 @@ struct Positions {
     token_types: Vec<u8>,
     /// The largest logits of every position.
     logits: Vec<Vec<(u32, f32)>>,
+    stats: Stats,
+}
+
+#[derive(Serialize)]
+struct Stats {
+    #[serde(flatten)]
+    running: Running,
+    tokens_per_s: f64,
 }
 
 /// `run` with an encoder: the largest logits of every position.
@@ -70,18 +81,26 @@ pub(super) fn run(arguments: &Arguments, loaded: &Loaded<'_>) -> Result<()> {
     };
     let token_types = arguments.token_types.clone().unwrap_or_default();
     let count = if arguments.logits > 0 { arguments.logits } else { SHOWN };
-    let logits = loaded.with_encoder(ids.len(), |encoder: &mut dyn Encoder, _| {
+    let (logits, stats) = loaded.with_encoder(ids.len(), |encoder: &mut dyn Encoder, running| {
+        let start = Instant::now();
         encoder.encode(&ids, &token_types)?;
-        (0..ids.len()).map(|position| Ok(largest(&encoder.token_logits(position)?, count))).collect::<Result<Vec<_>>>()
+        let seconds = start.elapsed().as_secs_f64();
+        let largest = |position| Ok(largest(&encoder.token_logits(position)?, count));
+        let stats = Stats { running: *running, tokens_per_s: ids.len() as f64 / seconds.max(1e-9) };
+        Ok(((0..ids.len()).map(largest).collect::<Result<Vec<_>>>()?, stats))
     })?;
     if arguments.json {
         let token_types = if token_types.is_empty() { vec![0; ids.len()] } else { token_types };
-        return print_json(&Positions { ids, token_types, logits });
+        return print_json(&Positions { ids, token_types, logits, stats });
     }
     let name = |id: u32| tokenizer.map_or_else(|| id.to_string(), |tokenizer| piece(&tokenizer, id));
     for (&id, logits) in ids.iter().zip(&logits) {
         let logits: Vec<_> = logits.iter().map(|&(id, logit)| format!("{} {logit:.3}", name(id))).collect();
         say!("{}\t{}", name(id), logits.join("\t"))?;
+    }
+    if arguments.stats {
+        tell!("text: {}, {:.0} tokens/s", counted(ids.len(), "token"), stats.tokens_per_s);
+        stats.running.print();
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ fn list<T: ToString>(values: &[T]) -> String {
 
 /// A tiny model's checkpoint with a vocabulary of its size: BERT's special tokens, letters inside and at the beginning of
 /// words, and a few words.
-fn with_tokenizer(name: &str) -> tempfile::TempDir {
+pub(super) fn with_tokenizer(name: &str) -> tempfile::TempDir {
     let folder = folder();
     for file in ["config.json", "model.safetensors", "modules.json", "1_Pooling/config.json"] {
         let to = folder.path().join(file);

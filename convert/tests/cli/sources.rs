@@ -76,7 +76,7 @@ fn sources_that_cannot_be_are_refused() {
     refused(run(&path).arg("a text"), 1, &["no tokenizer", "--ids"]);
     refused(run(&path).args(["--ids", "96"]), 1, &["token 96", "96"]);
     refused(run(&path).args(["--ids", &list(&[1; 65])]), 1, &["65 tokens", "64"]);
-    refused(run(&path).args(["--raw", "--ids", "1"]), 1, &["--raw"]);
+    refused(run(&path).args(["--raw", "a text"]), 1, &["--raw"]);
     refused(run(&path).args(["--token-types", "0", "--ids", "1"]), 1, &["--token-types"]);
     let state = folder().path().join("state");
     refused(run(&path).args(["--ids", "1", "--save-state"]).arg(state), 1, &["encoder-decoder", "source"]);
