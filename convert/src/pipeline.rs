@@ -163,6 +163,11 @@ impl Prepared {
         Ok(Self { source, recipe, tokenizer, source_tokenizer, special, pooling, notes, options, calibration })
     }
 
+    /// Tokens of the text that mean keys are measured on, if the user gave one.
+    pub fn given_tokens(&self) -> &[u32] {
+        &self.calibration
+    }
+
     fn plan(&self) -> Plan<'_> {
         Plan {
             arch: self.recipe.arch,

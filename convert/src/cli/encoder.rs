@@ -1,5 +1,7 @@
 //! What the commands for encoders share, and what `run` does with one.
 
+use std::io::Read;
+use std::path::Path;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -8,7 +10,7 @@ use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
 
 use super::model::{Loaded, Running};
 use super::run::Arguments;
-use super::{counted, print_json, say, tell};
+use super::{counted, print_json, say, tell, utf8};
 use crate::encode::Encoder;
 use crate::generate::largest;
 use crate::tokenizer::{encode, piece};
@@ -28,8 +30,33 @@ pub(super) fn require_encoder(arch: &Arch, command: &str) -> Result<()> {
     )))
 }
 
+/// The texts given as arguments, or else the lines of standard input.
+pub(super) fn texts(given: &[String]) -> Result<Vec<String>> {
+    if !given.is_empty() {
+        return Ok(given.to_vec());
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).map_err(Error::io("standard input"))?;
+    let lines: Vec<String> = utf8(bytes, Path::new("standard input"))?.lines().map(str::to_owned).collect();
+    if lines.is_empty() {
+        return Err(Error::Usage("no text: give texts as arguments, or as lines of standard input".into()));
+    }
+    Ok(lines)
+}
+
+/// The tokens of each text.
+pub(super) fn all_tokens(tokenizer: &Tokenizer<'_>, arch: &Arch, texts: &[String]) -> Result<Vec<Vec<u32>>> {
+    let tokens = |(i, text): (usize, &String)| tokens(tokenizer, arch, text, &name(i, texts.len()));
+    texts.iter().enumerate().map(tokens).collect()
+}
+
+/// What errors call a text.
+pub(super) fn name(index: usize, count: usize) -> String {
+    if count == 1 { "the text".into() } else { format!("text {}", index + 1) }
+}
+
 /// The tokens of a text, with those that the tokenizer puts around it. `what` names the text in errors.
-pub(super) fn tokens(tokenizer: &Tokenizer<'_>, arch: &Arch, text: &str, what: &str) -> Result<Vec<u32>> {
+fn tokens(tokenizer: &Tokenizer<'_>, arch: &Arch, text: &str, what: &str) -> Result<Vec<u32>> {
     let ids = encode(tokenizer, text, EncodeOptions::default())?;
     check_length(&ids, arch, what)?;
     Ok(ids)
