@@ -1,9 +1,9 @@
 //! What int8 cost a model that was just converted, measured on what it can be shown without any data.
 //!
-//! A model that continues texts is compared with f32 on tokens that it makes up itself, an encoder-decoder on its own answers
-//! to random sources. An encoder makes nothing up: it is shown the text that mean keys were measured on, if the user gave
-//! one, else random tokens; some are hidden from it, and what it would put there is compared, or, where it has no head,
-//! the vectors of these texts. Numbers for real data are the business of [`crate::evaluate`].
+//! A model that continues texts is compared with f32 on tokens that it makes up itself, an encoder-decoder on its own
+//! answers to random sources. An encoder makes nothing up: it is shown the text that mean keys were measured on, if the
+//! user gave one, else random tokens; some are hidden from it, and what it would put there is compared, or, where it
+//! has no head, the vectors of these texts. Numbers for real data are the business of [`crate::evaluate`].
 
 use serde::Serialize;
 use thumbformer::blob::header::Pooling;

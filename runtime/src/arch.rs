@@ -26,10 +26,11 @@
 //!
 //! What is added to x goes through a norm of its own before that if output_norms.
 //!
-//! With `post_norm` a layer is `x = norm(x + Attention(x))` and `x = norm(x + Mlp(x))` instead, and nothing is normalised
-//! behind the last one. With `normed_residual` it is `x = norm(x)`, `x = x + Attention(x)`, and `x = norm(x)`,
-//! `x = x + Mlp(x)`: the residual stream itself is normalised. Attention sees a token and those before it if `causal`, else the whole sequence: such a model is
-//! an encoder, which has no next token to predict and is given a text at once.
+//! With `post_norm` a layer is `x = norm(x + Attention(x))` and `x = norm(x + Mlp(x))` instead, and nothing is
+//! normalised behind the last one. With `normed_residual` it is `x = norm(x)`, `x = x + Attention(x)`, and `x =
+//! norm(x)`, `x = x + Mlp(x)`: the residual stream itself is normalised. Attention sees a token and those before it if
+//! `causal`, else the whole sequence: such a model is an encoder, which has no next token to predict and is given a
+//! text at once.
 //!
 //! A record with `cross` is the decoder of a model that has an encoder too (Vaswani et al., 2017, arXiv:1706.03762). The
 //! encoder has a record of its own, without a head; its output, for every token of a source text, is what all layers of the
@@ -136,8 +137,8 @@ pub struct Arch {
     /// Each sublayer's sum is normalised instead of its input (Vaswani et al., 2017, arXiv:1706.03762), and the last
     /// layer's output is not.
     pub post_norm: bool,
-    /// What a sublayer's norm gives takes the residual stream's place: a sublayer's output is added to its normalised input
-    /// (an option of BLOOM's; BigScience, 2022, arXiv:2211.05100).
+    /// What a sublayer's norm gives takes the residual stream's place: a sublayer's output is added to its normalised
+    /// input (an option of BLOOM's; BigScience, 2022, arXiv:2211.05100).
     pub normed_residual: bool,
     /// Norms before sublayers are followed by one behind the last layer.
     pub final_norm: bool,

@@ -18,8 +18,8 @@ use crate::{Error, Result};
 pub struct Arguments {
     /// A .thumb file, or a checkpoint (file or folder) to convert in memory
     pub model: PathBuf,
-    /// The texts, with the model's mask token (`[MASK]`, `<mask>`) wherever something is to be filled in; lines of standard
-    /// input if there are none
+    /// The texts, with the model's mask token (`[MASK]`, `<mask>`) wherever something is to be filled in; lines of
+    /// standard input if there are none
     pub texts: Vec<String>,
     /// Candidates to show for each mask
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]

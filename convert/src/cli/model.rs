@@ -206,8 +206,8 @@ impl Opened {
     /// Maps a `.thumb` file, or converts a checkpoint in memory.
     ///
     /// # Errors
-    /// The runtime refuses the file, or the converter the checkpoint; an option that has no effect on a `.thumb` file, or on
-    /// weights that are not quantized.
+    /// The runtime refuses the file, or the converter the checkpoint; an option that has no effect on a `.thumb` file,
+    /// or on weights that are not quantized.
     pub fn open(path: &Path, conversion: &Conversion, precision: Precision, quiet: bool) -> Result<Self> {
         if is_blob(path) {
             if precision == Precision::F32 {

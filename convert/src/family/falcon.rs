@@ -1,9 +1,9 @@
 //! Falcon: LayerNorm, few key/value heads, attention and MLP in parallel (with one norm in the smaller models, with two in
 //! the larger), or one after the other. RoPE, or ALiBi in the models trained on RefinedWeb alone.
 //!
-//! ALiBi is added to scores before they are scaled. transformers multiplies slopes by positions in bfloat16: its slopes are
-//! rounded so here too, but a product with a position is exact. The two are equal up to position 256 where slopes are
-//! powers of two (eight heads, or fewer); elsewhere transformers rounds each position's bias to eight bits of its
+//! ALiBi is added to scores before they are scaled. transformers multiplies slopes by positions in bfloat16: its slopes
+//! are rounded so here too, but a product with a position is exact. The two are equal up to position 256 where slopes
+//! are powers of two (eight heads, or fewer); elsewhere transformers rounds each position's bias to eight bits of its
 //! own, so that what a token sees depends on how far it is from the text's beginning.
 
 use thumbformer::arch::{Activation, Biases, Role, Wiring};

@@ -124,8 +124,8 @@ impl Draft {
         Ok(Draft { arch, layout, rope, window_rope: None, notes })
     }
 
-    /// Limits what layers see to `window` positions: in those that `layer_types` lists, else in `layers`. Where a record
-    /// cannot say which, the context is cut to the window, within which all layers see the same.
+    /// Limits what layers see to `window` positions: in those that `layer_types` lists, else in `layers`. Where a
+    /// record cannot say which, the context is cut to the window, within which all layers see the same.
     pub(super) fn limit_sight(&mut self, config: &Config, window: u32, layers: windows::Layers) -> Result<()> {
         if windows::apply(&mut self.arch, config, window, layers)? {
             return Ok(());
@@ -134,8 +134,8 @@ impl Draft {
         if window < context {
             self.arch.context = window;
             self.notes.push(format!(
-                "layer_types has no pattern: the context is cut from {context} to the {window} positions of sliding_window, \
-                 within which all layers see the same"
+                "layer_types has no pattern: the context is cut from {context} to the {window} positions of \
+                 sliding_window, within which all layers see the same"
             ));
         }
         Ok(())

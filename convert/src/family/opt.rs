@@ -1,8 +1,9 @@
 //! OPT: GPT-2 with ReLU and separate projections, whose positions begin at the third row of their table.
 //!
-//! The model with 350 million parameters differs: its norms stand behind sublayers, and its embedding is narrower than the
-//! rest. Between the two stand a matrix at either end, which the converter multiplies embedding and head by: exact but
-//! for one rounding to f32, and nothing the runtime need know. It costs the weights of a wider embedding and of a head.
+//! The model with 350 million parameters differs: its norms stand behind sublayers, and its embedding is narrower than
+//! the rest. Between the two stand a matrix at either end, which the converter multiplies embedding and head by: exact
+//! but for one rounding to f32, and nothing the runtime need know. It costs the weights of a wider embedding and of a
+//! head.
 
 use thumbformer::arch::{Activation, Arch, Biases, Norm, Position, Role, TensorSpec};
 

@@ -26,8 +26,8 @@ pub(super) struct Terms<'a> {
 
 /// A model of a family with a table, before its sizes are checked.
 pub(super) struct Draft<'a> {
-    /// LayerNorm with biases and an epsilon of 1e-5, as many key/value heads as heads, scores scaled by the width of a head;
-    /// what feeds forward and what tells positions is up to the family.
+    /// LayerNorm with biases and an epsilon of 1e-5, as many key/value heads as heads, scores scaled by the width of a
+    /// head; what feeds forward and what tells positions is up to the family.
     pub(super) arch: Arch,
     spelling: Spelling<'a>,
     computed: Vec<(Role, Source)>,

@@ -18,9 +18,9 @@ impl Layers {
     pub(super) const ALL: Self = Self { from: 0, every: 0 };
 }
 
-/// Gives the record a window of `window` positions, the query's own included, in the layers that `layer_types` lists, or in
-/// `layers` where the configuration has no such list. One as long as the context hides nothing, but where only some layers
-/// have it, those may differ in more. `false`, and no window, where the list is none that a record can say.
+/// Gives the record a window of `window` positions, the query's own included, in the layers that `layer_types` lists,
+/// or in `layers` where the configuration has no such list. One as long as the context hides nothing, but where only
+/// some layers have it, those may differ in more. `false`, and no window, where the list is none that a record can say.
 pub(super) fn apply(arch: &mut Arch, config: &Config, window: u32, layers: Layers) -> Result<bool> {
     let layers = match listed(config, arch.layers)? {
         None => Some(layers).filter(|layers| layers.from < arch.layers && layers.every != 1),
