@@ -137,7 +137,7 @@ fn answers<W: Workers + Sync>(
 }
 
 /// Tokens of any kind.
-fn random_tokens(arch: &Arch, seed: u64) -> Vec<u32> {
+pub(crate) fn random_tokens(arch: &Arch, seed: u64) -> Vec<u32> {
     let mut random = SplitMix64(seed);
     let largest = arch.vocab - 1;
     (0..TOKENS).map(|_| ((random.next_f32() * arch.vocab as f32) as u32).min(largest)).collect()

@@ -223,8 +223,9 @@ fn log_sum_exp(logits: &[f32]) -> f64 {
     largest + logits.iter().map(|&x| (f64::from(x) - largest).exp()).sum::<f64>().ln()
 }
 
+/// Sums up how far distributions are from each other.
 #[derive(Default)]
-struct Comparison {
+pub(crate) struct Comparison {
     kl: Vec<f64>,
     same: u64,
     delta_p_squared: f64,
@@ -232,7 +233,7 @@ struct Comparison {
 
 impl Comparison {
     /// Takes in one position: the model's and the reference's logits, and the token that came.
-    fn add(&mut self, model: &[f32], reference: &[f32], id: u32) {
+    pub(crate) fn add(&mut self, model: &[f32], reference: &[f32], id: u32) {
         let (total, reference_total) = (log_sum_exp(model), log_sum_exp(reference));
         let p = |logits: &[f32], total: f64| logits.get(id as usize).map_or(0.0, |&x| (f64::from(x) - total).exp());
         let kl = model.iter().zip(reference).map(|(&q, &p)| {
@@ -244,7 +245,7 @@ impl Comparison {
         self.delta_p_squared += (p(model, total) - p(reference, reference_total)).powi(2);
     }
 
-    fn divergence(mut self) -> Divergence {
+    pub(crate) fn divergence(mut self) -> Divergence {
         let count = self.kl.len().max(1) as f64;
         self.kl.sort_unstable_by(f64::total_cmp);
         let rank = ((0.999 * self.kl.len() as f64).ceil() as usize).max(1) - 1;

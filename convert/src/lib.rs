@@ -4,6 +4,7 @@
 //! quantize and pack → blob.
 #![deny(unsafe_code)]
 
+pub mod accuracy;
 pub mod boards;
 pub mod calibrate;
 pub mod checkpoint;

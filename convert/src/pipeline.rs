@@ -138,6 +138,10 @@ impl Prepared {
     pub fn open(path: &Path, options: Options) -> Result<Self> {
         let source = Source::find(path, &options.overrides())?;
         let mut recipe = family::recognise(&source)?;
+        if options.prompt_format.is_some() && (recipe.arch.cross || !recipe.arch.causal) {
+            let kind = if recipe.arch.cross { "an encoder-decoder" } else { "an encoder" };
+            return Err(Error::Usage(format!("a prompt format is for models that continue texts, and this is {kind}")));
+        }
         if let Some(context) = options.context {
             recipe.limit_context(context)?;
         }
@@ -157,6 +161,11 @@ impl Prepared {
         let pooling = if recipe.arch.causal { None } else { sentence::pooling(&source.folder)? };
         let pooling = pooling.unwrap_or_default();
         Ok(Self { source, recipe, tokenizer, source_tokenizer, special, pooling, notes, options, calibration })
+    }
+
+    /// Tokens of the text that mean keys are measured on, if the user gave one.
+    pub fn given_tokens(&self) -> &[u32] {
+        &self.calibration
     }
 
     fn plan(&self) -> Plan<'_> {
@@ -414,9 +423,6 @@ fn open_tokenizers(
         }
         return Ok((open_tokenizer(source, options, arch, notes)?, None));
     };
-    if options.prompt_format.is_some() {
-        return Err(Error::Usage("a prompt format: an encoder-decoder has none".into()));
-    }
     of_source.check_vocab(encoder.vocab)?;
     of_target.check_vocab(arch.vocab)?;
     notes.extend(of_source.notes.iter().chain(&of_target.notes).cloned());

@@ -33,6 +33,9 @@ pub struct Part {
     pub unit_rows: bool,
     /// Added to every value, after `scale`: Gemma stores the weights of its norms minus one.
     pub offset: f32,
+    /// A matrix that every row `r` is multiplied by, after all that: the row becomes `M·r`. `M` has as many rows as the
+    /// tensor that is made has columns. OPT-350m projects its embedding so.
+    pub factor: Option<Box<Part>>,
 }
 
 impl Part {
@@ -47,6 +50,7 @@ impl Part {
             scale: 1.0,
             unit_rows: false,
             offset: 0.0,
+            factor: None,
         }
     }
 }

@@ -64,8 +64,9 @@ fn difference(encoder: &mut dyn Encoder, pooling: Pooling, ids: &[Vec<u32>]) -> 
 #[test]
 fn minilm_has_the_cosines_of_transformers() {
     let Some(folder) = folder() else { return };
+    assert_eq!(Options::default().packing, Packing { layout: Layout::Rows8, group: 32 });
     for (layout, group, bound) in
-        [(Layout::Rows8, 32, 0.01), (Layout::Dsp, 32, 0.01), (Layout::Rows8, 64, 0.015), (Layout::Rows8, 0, 0.03)]
+        [(Layout::Rows8, 32, 0.01), (Layout::Dsp, 32, 0.01), (Layout::Rows8, 64, 0.01), (Layout::Rows8, 0, 0.025)]
     {
         let options = Options { packing: Packing { layout, group }, ..Options::default() };
         let prepared = Prepared::open(&folder, options).expect("all-MiniLM-L6-v2");

@@ -117,6 +117,17 @@ fn mistakes_show() {
             parts.iter_mut().for_each(change);
         }
     };
+    // Both transposed, or neither: the shapes do not tell.
+    let swap_projections = |recipe: &mut Recipe| {
+        let factor = |recipe: &mut Recipe, role: Role, new: Option<Box<Part>>| {
+            let tensor = recipe.tensors.iter_mut().find(|tensor| tensor.spec.role == role).expect("an embedding");
+            let Values::Parts(parts) = &mut tensor.source else { panic!("{role:?} is not stored") };
+            std::mem::replace(&mut parts[0].factor, new)
+        };
+        let head = factor(recipe, Role::Head, None);
+        let embedding = factor(recipe, Role::TokenEmbedding, head);
+        factor(recipe, Role::Head, embedding);
+    };
     let errors = [
         ("tanh GELU for erf", mistake("gpt2-erf", &|r| r.arch.activation = Activation::GeluTanh)),
         ("erf GELU for tanh", mistake("gpt2", &|r| r.arch.activation = Activation::Gelu)),
@@ -142,6 +153,11 @@ fn mistakes_show() {
         ("other layers with the window", mistake("gemma2", &|r| r.arch.global_every = 3)),
         ("one base", mistake("gemma3", &|r| values(r, Role::WindowRopeFrequencies, &|f| *f *= 0.5))),
         ("other slopes", mistake("bloom", &|r| values(r, Role::AlibiSlopes, &|s| *s *= 0.5))),
+        ("the window in all layers", mistake("qwen2-windowed", &|r| r.arch.window_from = 0)),
+        ("residual stream as it was", mistake("bloom-residual", &|r| r.arch.normed_residual = false)),
+        ("biases not scaled", mistake("falcon-alibi", &|r| values(r, Role::AlibiSlopes, &|s| *s *= 6f32.sqrt()))),
+        ("slopes not rounded", mistake("falcon-alibi-grouped", &|r| values(r, Role::AlibiSlopes, &|s| *s *= 1.002))),
+        ("projections swapped", mistake("opt-350m", &swap_projections)),
         ("RoPE backwards", mistake("llama-ragged", &|r| values(r, Role::RopeFrequencies, &|f| *f = -*f))),
     ];
     for (what, error) in errors {

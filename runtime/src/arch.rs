@@ -18,7 +18,7 @@
 //!                                                  positions and window
 //!     x = x + CrossAttention(norm(x))              if cross: keys and values are the encoder's output
 //!     x = x + Mlp(norm(y if parallel else x))      down(act(up(x)))  or  down(act(gate(x)) * up(x))
-//! x = norm(x)
+//! x = norm(x)                                      if final_norm
 //! x = norm(act(HeadTransform · x))                 if head_transform
 //! logits = Head · x  (+ HeadBias)                  Head = TokenEmbedding if tied, none at all if headless; shaped by
 //!                                                  logit_cap
@@ -26,9 +26,11 @@
 //!
 //! What is added to x goes through a norm of its own before that if output_norms.
 //!
-//! With `post_norm` a layer is `x = norm(x + Attention(x))` and `x = norm(x + Mlp(x))` instead, and nothing is normalised
-//! behind the last one. Attention sees a token and those before it if `causal`, else the whole sequence: such a model is
-//! an encoder, which has no next token to predict and is given a text at once.
+//! With `post_norm` a layer is `x = norm(x + Attention(x))` and `x = norm(x + Mlp(x))` instead, and nothing is
+//! normalised behind the last one. With `normed_residual` it is `x = norm(x)`, `x = x + Attention(x)`, and `x =
+//! norm(x)`, `x = x + Mlp(x)`: the residual stream itself is normalised. Attention sees a token and those before it if
+//! `causal`, else the whole sequence: such a model is an encoder, which has no next token to predict and is given a
+//! text at once.
 //!
 //! A record with `cross` is the decoder of a model that has an encoder too (Vaswani et al., 2017, arXiv:1706.03762). The
 //! encoder has a record of its own, without a head; its output, for every token of a source text, is what all layers of the
@@ -135,6 +137,11 @@ pub struct Arch {
     /// Each sublayer's sum is normalised instead of its input (Vaswani et al., 2017, arXiv:1706.03762), and the last
     /// layer's output is not.
     pub post_norm: bool,
+    /// What a sublayer's norm gives takes the residual stream's place: a sublayer's output is added to its normalised
+    /// input (an option of BLOOM's; BigScience, 2022, arXiv:2211.05100).
+    pub normed_residual: bool,
+    /// Norms before sublayers are followed by one behind the last layer.
+    pub final_norm: bool,
     /// The sum of the embeddings is normalised.
     pub embedding_norm: bool,
     /// Kinds of tokens that have a vector of their own, such as BERT's first and second text: at most 255, 0 for none.
@@ -166,7 +173,9 @@ pub struct Arch {
     pub logit_cap: f32,
     /// Positions that a query sees, its own and those before it (Mistral; Jiang et al., 2023, arXiv:2310.06825); 0 for all.
     pub window: u32,
-    /// Every so-many-th layer sees all positions in spite of the window; 0 for none.
+    /// The first layer with the window.
+    pub window_from: u32,
+    /// From there on, every so-many-th layer sees all positions in spite of the window; 0 for none.
     pub global_every: u32,
     /// Layers with a window rotate by frequencies of their own.
     pub window_rope: bool,
@@ -439,6 +448,8 @@ impl Arch {
         wiring: Wiring::Sequential,
         embedding_scale: 1.0,
         post_norm: false,
+        normed_residual: false,
+        final_norm: true,
         embedding_norm: false,
         token_types: 0,
         causal: true,
@@ -454,6 +465,7 @@ impl Arch {
         score_cap: 0.0,
         logit_cap: 0.0,
         window: 0,
+        window_from: 0,
         global_every: 0,
         window_rope: false,
         output_norms: false,
@@ -469,7 +481,10 @@ impl Arch {
 
     /// Whether queries of that layer see the last [`Arch::window`] positions only.
     pub const fn windowed(&self, layer: u32) -> bool {
-        SHAPING && self.window > 0 && (self.global_every == 0 || !(layer + 1).is_multiple_of(self.global_every))
+        if !SHAPING || self.window == 0 || layer < self.window_from {
+            return false;
+        }
+        self.global_every == 0 || !(layer - self.window_from + 1).is_multiple_of(self.global_every)
     }
 
     /// Whether scores go through more than a scale.
@@ -514,6 +529,13 @@ impl Arch {
         rule!(self.logit_cap.is_finite() && self.logit_cap >= 0.0, "logit_cap", "finite and not negative");
         rule!(self.window <= MAX_CONTEXT, "window", "at most 1048576");
         rule!(!self.output_norms || matches!(self.norm, Norm::Rms), "output_norms", "unset without RMSNorm");
+        if SHAPING {
+            rule!(
+                if self.window > 0 { self.window_from < self.layers } else { self.window_from == 0 },
+                "window_from",
+                "a layer, and 0 without a window"
+            );
+        }
         rule!(self.window > 0 || self.global_every == 0, "global_every", "0 without a window");
         rule!(
             !self.window_rope || (self.window > 0 && matches!(self.position, Position::Rope)),
@@ -534,6 +556,12 @@ impl Arch {
             rule!(self.token_types <= MAX_TOKEN_TYPES, "token_types", "at most 255");
             rule!(!self.causal || self.token_types == 0, "token_types", "0 in a causal model");
             rule!(!(self.post_norm && self.is_parallel()), "post_norm", "false in a parallel model");
+            rule!(
+                !(self.normed_residual && (self.post_norm || self.is_parallel())),
+                "normed_residual",
+                "false in a parallel model, and with norms behind sublayers"
+            );
+            rule!(self.final_norm || !self.post_norm, "final_norm", "true with norms behind sublayers");
             rule!(self.causal || self.window == 0, "window", "0 in an encoder");
             rule!(
                 self.causal || !matches!(self.position, Position::Alibi),
@@ -574,7 +602,8 @@ impl Arch {
         if (self.cross || self.shared_embedding || matches!(self.position, Position::Relative)) && !CROSS {
             return Some("cross");
         }
-        let decoder = self.causal && !self.post_norm && !self.embedding_norm && !self.head_transform;
+        let norms = self.post_norm || self.normed_residual || !self.final_norm || self.embedding_norm;
+        let decoder = self.causal && !norms && !self.head_transform;
         if decoder || ENCODER { None } else { Some("encoder") }
     }
 
@@ -604,6 +633,18 @@ impl Arch {
     #[inline(always)]
     pub(crate) const fn norms_behind(&self) -> bool {
         ENCODER && self.post_norm
+    }
+
+    /// Whether norms before sublayers change the residual stream.
+    #[inline(always)]
+    pub(crate) const fn norms_residual(&self) -> bool {
+        ENCODER && self.normed_residual
+    }
+
+    /// Whether there is a norm behind the last layer.
+    #[inline(always)]
+    const fn norms_output(&self) -> bool {
+        !ENCODER || (self.final_norm && !self.post_norm)
     }
 
     /// Layers whose keys and values outlive them: an encoder is done with a layer's when the next one begins.
@@ -653,8 +694,8 @@ impl Arch {
             Role::MlpNorm => !matches!(self.wiring, Wiring::ParallelOneNorm),
             Role::MlpNormBias => self.biases.norm && !matches!(self.wiring, Wiring::ParallelOneNorm),
             Role::AttentionNormBias => self.biases.norm,
-            Role::FinalNorm => !self.norms_behind(),
-            Role::FinalNormBias => !self.norms_behind() && self.biases.norm,
+            Role::FinalNorm => self.norms_output(),
+            Role::FinalNormBias => self.norms_output() && self.biases.norm,
             Role::QkvBias => self.biases.qkv,
             Role::AttentionOutBias => self.biases.attention_out,
             Role::MlpUpBias | Role::MlpDownBias => self.biases.mlp,
@@ -883,27 +924,53 @@ mod tests {
         let full = Arch { head_norm: true, output_norms: true, ..full };
         let windowed = Arch { window: 3, window_rope: true, ..plain };
         let alibi = Arch { wiring: Wiring::ParallelOneNorm, position: Position::Alibi, ..full };
+        let late = Arch { window_from: 2, ..windowed };
         let biased = Arch { biases: Biases { qkv: true, ..Biases::default() }, ..plain };
         let encoder = Arch { causal: false, post_norm: true, embedding_norm: true, token_types: 2, ..full };
         let encoder = [encoder, Arch { head_transform: true, ..encoder }, Arch { embedding_norm: false, ..encoder }];
+        let other_norms = [Arch { normed_residual: true, ..full }, Arch { final_norm: false, ..full }];
+        let encoder = encoder.into_iter().chain(other_norms);
         let relative = Arch { position: Position::Relative, rotary_dim: 0, relative_distance: 4, ..plain };
         let bare = Arch { causal: false, headless: true, shared_embedding: true, ..relative };
         let cross = Arch { cross: true, ..relative };
         let full_cross = Arch { cross: true, head_norm: false, output_norms: false, post_norm: true, ..full };
         let cross = [relative, bare, cross, full_cross].into_iter().filter(|_| CROSS);
-        let archs = [plain, full, windowed, alibi, biased];
-        for arch in archs.into_iter().chain(encoder.into_iter().filter(|_| ENCODER)).chain(cross) {
+        let archs = [plain, full, windowed, late, alibi, biased];
+        for arch in archs.into_iter().chain(encoder.filter(|_| ENCODER)).chain(cross) {
             arch.validate().unwrap();
             for (index, spec) in (0u32..).zip(arch.tensors()) {
                 assert_eq!(Order::new(&arch).find(&arch, spec.role, spec.layer), Some((index, spec)));
             }
             assert_eq!(Order::new(&arch).find(&arch, Role::Qkv, 3), None);
             assert_eq!(Order::new(&arch).find(&arch, Role::FinalNorm, 1), None);
-            assert_eq!(arch.tensor(Role::FinalNorm, 0).is_none(), arch.post_norm);
+            assert_eq!(arch.tensor(Role::FinalNorm, 0).is_none(), arch.post_norm || !arch.final_norm);
             assert_eq!(Order::new(&arch).find(&arch, Role::Qkv, u32::MAX), None);
         }
         assert_eq!(Order::new(&plain).find(&plain, Role::Head, 0), None);
         assert_eq!(Order::new(&full).find(&full, Role::RopeFrequencies, 0), None);
+    }
+
+    #[cfg(feature = "shaping")]
+    #[test]
+    fn layers_with_a_window() {
+        let windowed = |arch: Arch| {
+            arch.validate().unwrap();
+            (0..arch.layers).map(|layer| arch.windowed(layer)).collect::<std::vec::Vec<_>>()
+        };
+        let all = Arch { layers: 6, window: 3, ..Arch::PLAIN };
+        assert_eq!(windowed(Arch { window: 0, ..all }), [false; 6]);
+        assert_eq!(windowed(all), [true; 6]);
+        assert_eq!(windowed(Arch { window_from: 4, ..all }), [false, false, false, false, true, true]);
+        assert_eq!(windowed(Arch { global_every: 3, ..all }), [true, true, false, true, true, false]);
+        assert_eq!(windowed(Arch { window_from: 1, global_every: 2, ..all }), [false, true, false, true, false, true]);
+        for (arch, field) in [
+            (Arch { window_from: 6, ..all }, "window_from"),
+            (Arch { window_from: u32::MAX, ..all }, "window_from"),
+            (Arch { window_from: 1, window: 0, ..all }, "window_from"),
+            (Arch { global_every: 1, window: 0, ..all }, "global_every"),
+        ] {
+            assert_eq!(arch.validate().unwrap_err().field, field);
+        }
     }
 
     #[cfg(feature = "encoder")]
@@ -915,6 +982,9 @@ mod tests {
         encoder.validate().unwrap();
         refused(Arch { token_types: 256, ..encoder }, "token_types");
         refused(Arch { post_norm: true, wiring: Wiring::Parallel, ..encoder }, "post_norm");
+        refused(Arch { normed_residual: true, wiring: Wiring::Parallel, ..encoder }, "normed_residual");
+        refused(Arch { normed_residual: true, post_norm: true, ..encoder }, "normed_residual");
+        refused(Arch { final_norm: false, post_norm: true, ..encoder }, "final_norm");
         refused(Arch { window: 5, ..encoder }, "window");
         refused(Arch { position: Position::Alibi, ..encoder }, "position");
         let headless = Arch { headless: true, ..encoder };

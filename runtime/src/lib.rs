@@ -49,8 +49,9 @@
 //! - `std`: a thread pool (`kernel::pool`) and a faster checksum, for hosts. Changes no result.
 //! - `defmt`: `defmt::Format` for errors.
 //! - `branches` (on by default): several sequences in one session, for beam search. Firmware without it saves 2 KB of flash.
-//! - `encoder` (on by default): models that see a whole text at once (BERT), and what only they have: norms behind
-//!   sublayers and embeddings, token types. Firmware for other models saves their flash by leaving it out.
+//! - `encoder` (on by default): models that see a whole text at once (BERT), token types, and norms in other places than
+//!   most decoders have them: behind sublayers (OPT-350m too) and embeddings (BLOOM too), of the residual stream, none at
+//!   the end. Firmware for other models saves their flash by leaving it out.
 //! - `cross` (on by default, with `encoder`): encoder-decoders (T5, Marian, BART), whose tokens attend to a source text too,
 //!   and relative positions.
 //! - `normalizers`, `unigram`, `wordpiece` (on by default): what some tokenizers need, see [`tokenizer`]. Firmware for a

@@ -88,6 +88,31 @@ pub fn shapes() -> Vec<(&'static str, Arch)> {
             }),
         ),
         (
+            "upper windows",
+            scaled(Arch {
+                head_dim: 6,
+                rotary_dim: 6,
+                window: 37,
+                window_from: 1,
+                final_norm: false,
+                ..llama(101, 45, 3, 4, 2, 92, 75)
+            }),
+        ),
+        (
+            "norms of the stream",
+            scaled(Arch {
+                head_dim: 6,
+                norm: Norm::Layer,
+                normed_residual: true,
+                embedding_norm: true,
+                position: Position::Alibi,
+                rotary_dim: 0,
+                gated: false,
+                biases: all,
+                ..llama(101, 45, 2, 4, 2, 50, 75)
+            }),
+        ),
+        (
             "norms behind",
             scaled(Arch {
                 head_dim: 6,

@@ -43,6 +43,7 @@ fn the_hand_made_blob_is_read_as_the_tables_say() {
     assert_eq!((a.gated, a.tied_head, a.norm_eps, a.attention_scale), (true, true, 1e-5, 0.707));
     assert!(!(a.biases.norm || a.biases.qkv || a.biases.attention_out || a.biases.mlp || a.biases.head));
     assert!(a.wiring == Wiring::Sequential && !a.head_norm && a.embedding_scale == 1.0);
+    assert!(a.final_norm && !a.normed_residual && (a.window, a.window_from) == (0, 0));
     assert!(a.causal && !(a.post_norm || a.embedding_norm || a.head_transform || a.headless) && a.token_types == 0);
     assert_eq!((model.special().mask, header.pooling), (None, Pooling::Mean));
     assert_eq!((model.special().start, model.special().end()), (Some(1), &[0, 2][..]));
@@ -98,6 +99,8 @@ fn heads_with_bad_fields_are_refused() {
     assert_eq!(refused(|b| b[123] = 2), field("embedding_norm", 2));
     assert_eq!(refused(|b| b[124] = 2), field("head_transform", 2));
     assert_eq!(refused(|b| b[125] = 2), field("headless", 2));
+    assert_eq!(refused(|b| b[126] = 2), field("no_final_norm", 2));
+    assert_eq!(refused(|b| b[127] = 2), field("normed_residual", 2));
     assert_eq!(refused(|b| put(b, 56, 4)), field("mask_token", 3));
     assert_eq!(refused(|b| put(b, 56, u32::MAX)), field("mask_token", u32::MAX - 1));
     assert_eq!(refused(|b| b[60] = 2), field("pooling", 2));
@@ -106,7 +109,7 @@ fn heads_with_bad_fields_are_refused() {
     assert_eq!(refused(|b| b[178] = 1), field("source_len", 0), "no encoder");
     assert_eq!(refused(|b| b[179] = 2), field("shared_embedding", 2));
     assert_eq!(refused(|b| b[184] = 64), field("source_len", 64), "nothing that attends to it");
-    for at in [13, 14, 15, 52, 55, 61, 63, 126, 127] {
+    for at in [13, 14, 15, 61, 63] {
         assert_eq!(refused(|b| b[at] = 1), BlobError::NotZero { offset: at as u64 });
     }
 }
@@ -142,6 +145,8 @@ fn records_that_contradict_themselves_are_refused() {
         (112, f32::INFINITY.to_bits(), "attention_scale"),
         (116, nan, "embedding_scale"),
         (160, (1 << 20) + 1, "window"),
+        (52, 1, "window_from"),
+        (52, u32::MAX, "window_from"),
         (164, 2, "global_every"),
         (168, nan, "score_cap"),
         (168, (-1f32).to_bits(), "score_cap"),

@@ -61,6 +61,18 @@ impl Checkpoint {
     /// No such tensor, a type that is not a float, a shape that does not give these rows and columns, a NaN or an
     /// infinity (also an f64 beyond f32's range): file, tensor and index are named.
     pub fn read_part(&self, part: &Part, rows: Range<usize>, cols: usize, out: &mut [f32]) -> Result<()> {
+        let Some(factor) = &part.factor else { return self.read_stored(part, rows, cols, out) };
+        let inner = self.tensors.get(&part.tensor).and_then(|entry| Matrix::of(entry, part.transposed));
+        let inner = inner.map_or(0, |matrix| matrix.cols);
+        let (mut left, mut right) = (vec![0.0; rows.len() * inner], vec![0.0; cols * inner]);
+        self.read_stored(part, rows, inner, &mut left)?;
+        self.read_stored(factor, 0..cols, inner, &mut right)?;
+        multiply(&left, &right, inner, out);
+        Ok(())
+    }
+
+    /// The same before any multiplication.
+    fn read_stored(&self, part: &Part, rows: Range<usize>, cols: usize, out: &mut [f32]) -> Result<()> {
         let problem = |found: String, expected: String| Error::Tensor {
             path: self.file_of(&part.tensor).into(),
             tensor: part.tensor.clone(),
@@ -293,6 +305,35 @@ impl Elements<'_> {
 
 /// Elements that are converted, then checked, while they are in the first cache.
 const CHUNK: usize = 1024;
+
+/// `out = left · rightᵀ`, rows of both `inner` wide; sums in f64, each rounded once.
+fn multiply(left: &[f32], right: &[f32], inner: usize, out: &mut [f32]) {
+    let (inner, cols) = (inner.max(1), (right.len() / inner.max(1)).max(1));
+    for (block, columns) in right.chunks(RIGHT_ROWS * inner).enumerate() {
+        for (out, a) in out.chunks_exact_mut(cols).zip(left.chunks_exact(inner)) {
+            for (x, b) in out.iter_mut().skip(block * RIGHT_ROWS).zip(columns.chunks_exact(inner)) {
+                *x = dot(a, b) as f32;
+            }
+        }
+    }
+}
+
+/// Rows that stay in the first cache while all others are multiplied by them.
+const RIGHT_ROWS: usize = 16;
+
+/// Eight sums side by side, so that the compiler can use vector registers.
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    let (a, a_tail) = a.as_chunks::<8>();
+    let (b, b_tail) = b.as_chunks::<8>();
+    let mut sums = [0f64; 8];
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += f64::from(*a) * f64::from(*b);
+        }
+    }
+    let tail: f64 = a_tail.iter().zip(b_tail).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    sums.iter().sum::<f64>() + tail
+}
 
 /// Divides a row by its length; PyTorch's `normalize` takes lengths below 1e-12 for that.
 fn to_unit_length(row: &mut [f32]) {

@@ -7,17 +7,13 @@ use serde::Serialize;
 use thumbformer::arch::{Activation, Arch, Norm, Position, Role, TensorSpec};
 use thumbformer::blob::header::Header;
 use thumbformer::tokenizer::{Kind, Tokenizer};
-use thumbformer::{Limits, Model, Plan, Session};
+use thumbformer::{Limits, Plan};
 
 use super::model::{Conversion, is_blob};
 use super::{Bar, bytes, count, counted, print_json, say};
+use crate::accuracy::{self, Accuracy};
 use crate::boards::{BOARDS, CHUNK, Fit};
-use crate::calibrate;
-use crate::engine::Branches;
-use crate::evaluate::{self, Divergence};
-use crate::memory::AlignedBytes;
 use crate::pipeline::{Outcome, Prepared, Progress};
-use crate::reference::Reference;
 use crate::writer::TensorReport;
 use crate::{Error, Result, mapped};
 
@@ -67,6 +63,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if prepared.tokenizer.is_none() && arguments.prompt.is_some() {
         return Err(Error::Usage("--try needs a tokenizer: none was found, name one with --tokenizer".into()));
     }
+    if !prepared.recipe.arch.causal && arguments.prompt.is_some() {
+        // As `fill` would, but before anything is written.
+        if prepared.recipe.arch.headless {
+            return Err(Error::Usage(
+                "--try: the model has no head to fill in tokens with: use `thumbformer embed`".into(),
+            ));
+        }
+        if prepared.special.mask.is_none() {
+            return Err(Error::Usage("--try: the model's tokenizer names no mask token to be filled in".into()));
+        }
+    }
     let output = arguments.output.clone().unwrap_or_else(|| default_output(&prepared));
     // Above all not the checkpoint.
     if arguments.force && output.is_file() && !is_blob(&output) {
@@ -80,7 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let unreadable = |source| Error::Blob { path: output.clone(), source };
     let header = Header::read(&blob).map_err(unreadable)?;
     let encoder = header.read_source(&blob).transpose().map_err(unreadable)?;
-    let accuracy = if arguments.quiet && !arguments.json { None } else { accuracy(&prepared, &output, silent)? };
+    let accuracy = if arguments.quiet && !arguments.json { None } else { measure(&prepared, &output, silent)? };
     let summary = Summary::new(&prepared, &outcome, (&header, encoder.as_ref()), &output, accuracy);
     match (arguments.json, arguments.quiet) {
         (true, _) => print_json(&summary),
@@ -120,33 +127,15 @@ fn default_output(prepared: &Prepared) -> PathBuf {
 
 /// Models up to this size are compared with f32 at once; for larger ones, `thumbformer eval --reference` does it when
 /// there is memory for all of their weights.
-const COMPARED_PARAMETERS: u64 = 20_000_000;
-/// Tokens to compare on.
-const COMPARED_TOKENS: usize = 256;
+const COMPARED_PARAMETERS: u64 = 50_000_000;
 
-/// What int8 costs: the finished file against the f32 reference, on tokens that the model makes up itself.
-fn accuracy(prepared: &Prepared, output: &Path, quiet: bool) -> Result<Option<Divergence>> {
-    // An encoder makes up no text, and an encoder-decoder none that it could answer.
-    let arch = &prepared.recipe.arch;
-    if arch.parameters() > COMPARED_PARAMETERS || !arch.causal || arch.cross {
+fn measure(prepared: &Prepared, output: &Path, quiet: bool) -> Result<Option<Accuracy>> {
+    if prepared.recipe.parameters() > COMPARED_PARAMETERS {
         return Ok(None);
     }
-    let bar = Bar::new(COMPARED_TOKENS as u64, "tokens", quiet);
+    let bar = Bar::new(accuracy::TOKENS as u64, "tokens", quiet);
     bar.step("comparing with f32");
-    let blob = mapped::open(output)?;
-    let model = Model::new(&blob).map_err(|source| Error::Blob { path: output.into(), source })?;
-    // No sequence is longer than all tokens together.
-    let context = model.arch().context.min(COMPARED_TOKENS as u32);
-    let plan = Plan::for_header(model.header(), Limits { logit_rows: 16, ..Limits::new(context, 64) })?;
-    let (mut cache, mut scratch) =
-        (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
-    let mut session = Session::new(model, &plan, &mut cache, &mut scratch)?;
-    // Not the seed that mean keys are measured with: the comparison should see new text.
-    let sequences = calibrate::own_words(&mut session, COMPARED_TOKENS, 1, |_| ())?;
-    let mut reference = Branches::new(Reference::load(&prepared.recipe, &prepared.source.checkpoint)?);
-    let sequences = sequences.iter().map(Vec::as_slice);
-    let report = evaluate::windows(&mut session, Some(&mut reference), sequences, |n| bar.advance(n as u64))?;
-    Ok(report.divergence.filter(|_| report.model.tokens > 0))
+    accuracy::measure(prepared, &mapped::open(output)?, |n| bar.advance(n as u64))
 }
 
 /// What a conversion tells its user.
@@ -166,8 +155,8 @@ struct Summary {
     ram: Vec<Ram>,
     boards: Vec<BoardFit>,
     worst_tensors: Vec<TensorError>,
-    /// Against f32, on self-generated tokens; absent for large models.
-    accuracy: Option<Divergence>,
+    /// Against f32; absent for large models.
+    accuracy: Option<Accuracy>,
     notes: Vec<String>,
 }
 
@@ -205,7 +194,7 @@ impl Summary {
         outcome: &Outcome,
         (header, encoder): (&Header, Option<&Header>),
         output: &Path,
-        accuracy: Option<Divergence>,
+        accuracy: Option<Accuracy>,
     ) -> Self {
         let arch = &prepared.recipe.arch;
         let weights: u64 = outcome.tensors.iter().map(|t| u64::from(t.spec.rows) * u64::from(t.spec.cols)).sum();
@@ -249,9 +238,17 @@ impl Summary {
         print_ram(&self.ram)?;
         print_boards(&self.boards)?;
         let worst: Vec<_> = self.worst_tensors.iter().map(|t| format!("{} {:.1} dB", t.tensor, t.sqnr_db)).collect();
-        if let Some(d) = &self.accuracy {
-            let (kl, top1) = (d.kl_mean, 100.0 * d.top1_agreement);
-            say!("  accuracy    KL divergence from f32 {kl:.6}, the same likeliest token in {top1:.1} % of positions")?;
+        match &self.accuracy {
+            Some(Accuracy::Logits(d)) => {
+                let (kl, top1) = (d.kl_mean, 100.0 * d.top1_agreement);
+                say!(
+                    "  accuracy    KL divergence from f32 {kl:.6}, the same likeliest token in {top1:.1} % of positions"
+                )?;
+            }
+            Some(Accuracy::Vectors(c)) => {
+                say!("  accuracy    cosine to the vectors of f32 {:.5}, at least {:.5}", c.cosine_mean, c.cosine_min)?;
+            }
+            None => {}
         }
         say!("  least exact {}", worst.join(", "))?;
         self.notes.iter().try_for_each(|note| say!("  note        {note}"))
@@ -349,10 +346,11 @@ pub fn architecture(a: &Arch) -> String {
     } else {
         format!("{} heads of {} over {}", a.heads, a.head_dim, counted(a.kv_heads as usize, "KV head"))
     };
+    let from = if a.window_from > 0 { format!(" from layer {} on", a.window_from) } else { String::new() };
     let window = match (a.window, a.global_every) {
         (0, _) => String::new(),
-        (window, 0) => format!(" in windows of {window}"),
-        (window, every) => format!(" in windows of {window}, in every {every}. layer over all"),
+        (window, 0) => format!(" in windows of {window}{from}"),
+        (window, every) => format!(" in windows of {window}{from}, in every {every}. layer over all"),
     };
     format!(
         "{}{}{}, dim {}, {heads}{}{window}, {}{activation} MLP {}, {norm}{}, {position}{}, vocabulary {} ({} head), context {}",
@@ -367,7 +365,12 @@ pub fn architecture(a: &Arch) -> String {
         if a.head_norm { " (normalised)" } else { "" },
         if a.gated { "gated " } else { "" },
         a.hidden,
-        if a.post_norm { " behind sublayers" } else { "" },
+        match (a.post_norm, a.normed_residual, a.final_norm) {
+            (true, ..) => " behind sublayers",
+            (_, true, _) => " of the residual stream",
+            (_, _, false) => " but none at the end",
+            _ => "",
+        },
         if a.token_types > 1 { format!(", {} token types", a.token_types) } else { String::new() },
         a.vocab,
         match (a.headless, a.tied_head) {

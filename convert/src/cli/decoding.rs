@@ -118,6 +118,52 @@ impl From<&PromptLookup> for LookupReport {
 }
 
 impl Decoding {
+    /// The first option that was given, as the user spells it.
+    pub fn given(&self) -> Option<&'static str> {
+        // Every field by its name, so that none is forgotten.
+        let Self {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            presence_penalty,
+            frequency_penalty,
+            seed,
+            beams,
+            length_penalty,
+            early_stopping,
+            n_best,
+            allow,
+            regex,
+            save_grammar,
+            lookup,
+            save_state,
+            load_state,
+        } = self;
+        let options = [
+            ("--temperature", temperature.is_some()),
+            ("--top-k", top_k.is_some()),
+            ("--top-p", top_p.is_some()),
+            ("--min-p", min_p.is_some()),
+            ("--repetition-penalty", repetition_penalty.is_some()),
+            ("--presence-penalty", presence_penalty.is_some()),
+            ("--frequency-penalty", frequency_penalty.is_some()),
+            ("--seed", seed.is_some()),
+            ("--beams", beams.is_some()),
+            ("--length-penalty", length_penalty.is_some()),
+            ("--early-stopping", early_stopping.is_some()),
+            ("--n-best", n_best.is_some()),
+            ("--allow", allow.is_some()),
+            ("--regex", regex.is_some()),
+            ("--save-grammar", save_grammar.is_some()),
+            ("--lookup", lookup.is_some()),
+            ("--save-state", save_state.is_some()),
+            ("--load-state", load_state.is_some()),
+        ];
+        options.into_iter().find_map(|(name, given)| given.then_some(name))
+    }
+
     /// Sampling, if it or a penalty is asked for.
     ///
     /// # Errors

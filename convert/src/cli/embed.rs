@@ -1,16 +1,15 @@
 //! `thumbformer embed MODEL TEXT…`: a vector for each text, and how close texts are.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use thumbformer::blob::header::Pooling;
 
-use super::encoder::{require_encoder, tokens};
+use super::encoder::{all_tokens, require_encoder, texts};
 use super::model::{Conversion, Execution, Opened};
-use super::{print_json, say, utf8};
-use crate::{Error, Result};
+use super::{print_json, say};
+use crate::Result;
 
 /// How one vector is made of a text's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -82,10 +81,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let arch = loaded.arch();
     require_encoder(arch, "embed")?;
     let tokenizer = loaded.require_tokenizer()?;
-    let texts = if arguments.texts.is_empty() { lines()? } else { arguments.texts.clone() };
-    let numbered = texts.iter().enumerate();
-    let ids = numbered.map(|(i, text)| tokens(&tokenizer, arch, text, &format!("text {}", i + 1)));
-    let ids = ids.collect::<Result<Vec<_>>>()?;
+    let texts = texts(&arguments.texts)?;
+    let ids = all_tokens(&tokenizer, arch, &texts)?;
     let pooling = arguments.pooling.unwrap_or_else(|| loaded.pooling().into());
     let longest = ids.iter().map(Vec::len).max().unwrap_or(1);
     let embeddings = loaded.with_encoder(longest, |encoder, _| {
@@ -110,15 +107,4 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         say!("{}  {text}", row.join(" "))?;
     }
     Ok(())
-}
-
-/// The lines of standard input.
-fn lines() -> Result<Vec<String>> {
-    let mut bytes = Vec::new();
-    std::io::stdin().read_to_end(&mut bytes).map_err(Error::io("standard input"))?;
-    let lines: Vec<String> = utf8(bytes, Path::new("standard input"))?.lines().map(str::to_owned).collect();
-    if lines.is_empty() {
-        return Err(Error::Usage("no text: give texts as arguments, or as lines of standard input".into()));
-    }
-    Ok(lines)
 }

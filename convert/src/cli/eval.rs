@@ -62,17 +62,40 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if arguments.reference.is_some() && is_blob(&arguments.model) { &unused } else { &arguments.conversion };
     let opened = Opened::open(&arguments.model, of_model, arguments.execution.precision, arguments.json)?;
     let loaded = opened.load(&arguments.execution)?;
+    if loaded.arch().is_encoder() {
+        return Err(Error::Usage(
+            "`eval` scores next tokens; this model is an encoder, which is given a text at once and predicts none: use \
+             `thumbformer fill` or `embed`"
+                .into(),
+        ));
+    }
     let reference = match &arguments.reference {
-        Some(path) => Some(Opened::open(path, &arguments.conversion, Precision::F32, true)?),
+        Some(path) => {
+            // What says how to quantize is the model's, if that is a checkpoint too.
+            let both = arguments.conversion.unquantized();
+            let conversion = if is_blob(&arguments.model) { &arguments.conversion } else { &both };
+            Some(Opened::open(path, conversion, Precision::F32, true)?)
+        }
         None => None,
     };
-    let in_f32 = Execution { precision: Precision::F32, ..arguments.execution };
+    let in_f32 = Execution { precision: Precision::F32, kernel: None, ..arguments.execution };
     let reference = reference.as_ref().map(|opened| opened.load(&in_f32)).transpose()?;
     if let Some(reference) = &reference {
         let (vocab, expected) = (reference.vocab(), loaded.vocab());
         if vocab != expected {
             return Err(Error::Usage(format!(
                 "the reference has a vocabulary of {vocab}, the model one of {expected}: they do not belong together"
+            )));
+        }
+        let kind = |loaded: &Loaded<'_>| match (loaded.arch().causal, loaded.arch().cross) {
+            (false, _) => "an encoder",
+            (true, true) => "an encoder-decoder",
+            (true, false) => "a decoder",
+        };
+        let (found, expected) = (kind(reference), kind(&loaded));
+        if found != expected {
+            return Err(Error::Usage(format!(
+                "the reference is {found}, the model {expected}: they do not belong together"
             )));
         }
     }

@@ -1,24 +1,26 @@
-//! `thumbformer fill MODEL TEXT`: what an encoder would put where the text has mask tokens.
+//! `thumbformer fill MODEL TEXT…`: what an encoder would put where texts have mask tokens.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::encoder::{require_encoder, tokens};
+use super::encoder::{all_tokens, name, require_encoder, texts};
 use super::model::{Conversion, Execution, Opened, Precision};
 use super::{print_json, say};
+use crate::encode::Encoder;
 use crate::generate::largest;
 use crate::tokenizer::piece;
 use crate::{Error, Result};
 
-/// Fill in the masked tokens of a text
+/// Fill in the masked tokens of texts
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// A .thumb file, or a checkpoint (file or folder) to convert in memory
     pub model: PathBuf,
-    /// The text, with the model's mask token (`[MASK]`, `<mask>`) wherever something is to be filled in
-    pub text: String,
+    /// The texts, with the model's mask token (`[MASK]`, `<mask>`) wherever something is to be filled in; lines of
+    /// standard input if there are none
+    pub texts: Vec<String>,
     /// Candidates to show for each mask
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub top: u32,
@@ -37,13 +39,18 @@ impl Arguments {
     /// `fill MODEL TEXT`.
     pub fn answer(model: PathBuf, text: String) -> Self {
         let execution = Execution { threads: None, precision: Precision::Int8, kernel: None };
-        Self { model, text, top: 5, json: false, execution, conversion: Conversion::default() }
+        Self { model, texts: vec![text], top: 5, json: false, execution, conversion: Conversion::default() }
     }
 }
 
 /// The `--json` object.
 #[derive(Serialize)]
 struct Output {
+    texts: Vec<Filled>,
+}
+
+#[derive(Serialize)]
+struct Filled {
     ids: Vec<u32>,
     masks: Vec<Mask>,
 }
@@ -79,16 +86,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mask = loaded.special().mask.ok_or_else(|| {
         Error::Usage("the model's tokenizer names no mask token, expected one such as [MASK] or <mask>".into())
     })?;
-    let ids = tokens(&tokenizer, arch, &arguments.text, "the text")?;
-    let positions: Vec<usize> = (0..ids.len()).filter(|&i| ids.get(i) == Some(&mask)).collect();
-    if positions.is_empty() {
-        let mask = String::from_utf8_lossy(tokenizer.token_bytes(mask));
-        return Err(Error::Usage(format!("found no {mask} in the text: put it where something is to be filled in")));
-    }
+    let texts = texts(&arguments.texts)?;
+    let ids = all_tokens(&tokenizer, arch, &texts)?;
     let token = |id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned();
-    let masks = loaded.with_encoder(ids.len(), |encoder, _| {
-        encoder.encode(&ids, &[])?;
-        let fill = |&position: &usize| -> Result<Mask> {
+    if let Some(i) = ids.iter().position(|ids| !ids.contains(&mask)) {
+        let (mask, what) = (token(mask), name(i, ids.len()));
+        return Err(Error::Usage(format!("found no {mask} in {what}: put it where something is to be filled in")));
+    }
+    let longest = ids.iter().map(Vec::len).max().unwrap_or(1);
+    let filled = loaded.with_encoder(longest, |encoder, _| {
+        let fill = |encoder: &mut dyn Encoder, position: usize| -> Result<Mask> {
             let logits = encoder.token_logits(position)?;
             let best = largest(&logits, arguments.top as usize);
             let highest = f64::from(best.first().map_or(0.0, |best| best.1));
@@ -99,18 +106,29 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             };
             Ok(Mask { position, candidates: best.into_iter().map(candidate).collect() })
         };
-        positions.iter().map(fill).collect::<Result<Vec<_>>>()
+        let fill_all = |ids: Vec<u32>| -> Result<Filled> {
+            encoder.encode(&ids, &[])?;
+            let positions = ids.iter().enumerate().filter(|&(_, &id)| id == mask);
+            let masks = positions.map(|(position, _)| fill(encoder, position)).collect::<Result<_>>()?;
+            Ok(Filled { ids, masks })
+        };
+        ids.into_iter().map(fill_all).collect::<Result<Vec<_>>>()
     })?;
     if arguments.json {
-        return print_json(&Output { ids, masks });
+        return print_json(&Output { texts: filled });
     }
     loaded.tell_notes();
-    for (number, mask) in masks.iter().enumerate() {
-        if masks.len() > 1 {
-            say!("mask {} of {}", number + 1, masks.len())?;
+    for (text, Filled { masks, .. }) in texts.iter().zip(&filled) {
+        if filled.len() > 1 {
+            say!("{text}")?;
         }
-        for Candidate { id, probability, .. } in &mask.candidates {
-            say!("{:6.2} %  {}", 100.0 * probability, piece(&tokenizer, *id))?;
+        for (number, mask) in masks.iter().enumerate() {
+            if masks.len() > 1 {
+                say!("mask {} of {}", number + 1, masks.len())?;
+            }
+            for Candidate { id, probability, .. } in &mask.candidates {
+                say!("{:6.2} %  {}", 100.0 * probability, piece(&tokenizer, *id))?;
+            }
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use serde::Serialize;
 use thumbformer::Model;
 use thumbformer::arch::{Arch, Kind};
 use thumbformer::blob::header::VERSION;
-use thumbformer::blob::placement;
+use thumbformer::blob::{Placed, placement};
 
 use super::convert::{
     BoardFit, Ram, architecture, boards, group, print_boards, print_ram, ram, tensor_name, tokenizer as describe,
@@ -53,6 +53,9 @@ struct Report {
     ram: Vec<Ram>,
     boards: Vec<BoardFit>,
     tensors: Vec<TensorRow>,
+    /// Of the encoder of an encoder-decoder.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    encoder_tensors: Vec<TensorRow>,
 }
 
 #[derive(Serialize)]
@@ -73,6 +76,8 @@ struct Architecture {
     embedding_scale: f32,
     causal: bool,
     post_norm: bool,
+    normed_residual: bool,
+    final_norm: bool,
     embedding_norm: bool,
     token_types: u32,
     head_transform: bool,
@@ -91,6 +96,7 @@ struct Architecture {
     score_cap: f32,
     logit_cap: f32,
     window: u32,
+    window_from: u32,
     global_every: u32,
     window_rope: bool,
     output_norms: bool,
@@ -101,6 +107,8 @@ struct Architecture {
 
 #[derive(Serialize)]
 struct TensorRow {
+    #[serde(skip)]
+    name: String,
     role: &'static str,
     layer: u32,
     kind: &'static str,
@@ -133,6 +141,8 @@ impl From<&Arch> for Architecture {
             embedding_scale: a.embedding_scale,
             causal: a.causal,
             post_norm: a.post_norm,
+            normed_residual: a.normed_residual,
+            final_norm: a.final_norm,
             embedding_norm: a.embedding_norm,
             token_types: a.token_types,
             head_transform: a.head_transform,
@@ -151,6 +161,7 @@ impl From<&Arch> for Architecture {
             score_cap: a.score_cap,
             logit_cap: a.logit_cap,
             window: a.window,
+            window_from: a.window_from,
             global_every: a.global_every,
             window_rope: a.window_rope,
             output_norms: a.output_norms,
@@ -176,19 +187,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let header = model.header();
     let source = model.source();
     let parameters = source.map_or(0, |source| source.arch().parameters()) + header.arch.parameters();
-    let tensors = placement(&header.arch, header.packing, header.tokenizer_len).map(|placed| {
-        let spec = placed.spec;
-        TensorRow {
-            role: spec.role.name(),
-            layer: spec.layer,
-            kind: if spec.kind == Kind::Matrix { "int8" } else { "f32" },
-            rows: spec.rows,
-            cols: spec.cols,
-            offset: placed.offset,
-            bytes: placed.len + placed.scales_len,
-            factor: model.matrix(spec.role, spec.layer).map(|m| m.factor()),
-        }
-    });
+    let source_tensors = source.map(|source| tensors(&source, header.source_offset().unwrap_or(0)));
     let report = Report {
         version: VERSION,
         bytes: header.file_len,
@@ -207,12 +206,42 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         prompt_format: model.tokenizer().and_then(|t| t.prompt_format()).map(|(a, b)| (a.collect(), b.collect())),
         ram: ram(header, source.as_ref().map(|source| source.header())),
         boards: boards(header),
-        tensors: tensors.collect(),
+        tensors: tensors(&model, 0),
+        encoder_tensors: source_tensors.unwrap_or_default(),
     };
     if arguments.json {
         return print_json(&report);
     }
     report.print(arguments, &model)
+}
+
+/// All tensors of a blob that begins at byte `base` of its file.
+fn tensors(model: &Model<'_>, base: u64) -> Vec<TensorRow> {
+    let header = model.header();
+    let row = |placed: Placed| {
+        let spec = placed.spec;
+        TensorRow {
+            name: tensor_name(&spec),
+            role: spec.role.name(),
+            layer: spec.layer,
+            kind: if spec.kind == Kind::Matrix { "int8" } else { "f32" },
+            rows: spec.rows,
+            cols: spec.cols,
+            offset: base + placed.offset,
+            bytes: placed.len + placed.scales_len,
+            factor: model.matrix(spec.role, spec.layer).map(|m| m.factor()),
+        }
+    };
+    placement(&header.arch, header.packing, header.tokenizer_len).map(row).collect()
+}
+
+fn print_tensors(tensors: &[TensorRow]) -> Result<()> {
+    for row in tensors {
+        let shape = if row.kind == "f32" { row.cols.to_string() } else { format!("{} × {}", row.rows, row.cols) };
+        let (name, size) = (&row.name, bytes(row.bytes));
+        say!("    {name:<32}{:<6}{shape:>16}{size:>12}  at {}", row.kind, row.offset)?;
+    }
+    Ok(())
 }
 
 impl Report {
@@ -223,12 +252,8 @@ impl Report {
         if let Some(encoder) = &self.encoder {
             say!("              {}", encoder.summary)?;
         }
-        let of_encoder = model.source().map_or(0, |source| {
-            let header = source.header();
-            let placed = placement(&header.arch, header.packing, header.tokenizer_len);
-            placed.filter(|placed| placed.spec.kind == Kind::Matrix).map(|placed| placed.len + placed.scales_len).sum()
-        });
-        let weights: u64 = self.tensors.iter().filter(|t| t.kind == "int8").map(|t| t.bytes).sum::<u64>() + of_encoder;
+        let all = self.tensors.iter().chain(&self.encoder_tensors);
+        let weights: u64 = all.filter(|t| t.kind == "int8").map(|t| t.bytes).sum();
         say!(
             "  weights     {} parameters, {} ({}, {})",
             count(self.parameters),
@@ -266,12 +291,12 @@ impl Report {
             if arguments.tensors { "" } else { " (list them with --tensors)" }
         )?;
         if arguments.tensors {
-            let arch = model.arch();
-            for (row, spec) in self.tensors.iter().zip(arch.tensors()) {
-                let shape =
-                    if row.kind == "f32" { row.cols.to_string() } else { format!("{} × {}", row.rows, row.cols) };
-                let (name, size) = (tensor_name(&spec), bytes(row.bytes));
-                say!("    {name:<32}{:<6}{shape:>16}{size:>12}  at {}", row.kind, row.offset)?;
+            print_tensors(&self.tensors)?;
+        }
+        if !self.encoder_tensors.is_empty() {
+            say!("  encoder's   {}", self.encoder_tensors.len())?;
+            if arguments.tensors {
+                print_tensors(&self.encoder_tensors)?;
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use memmap2::Mmap;
+use serde::Serialize;
 use thumbformer::arch::Arch;
 use thumbformer::blob::header::{Pooling, SpecialTokens};
 use thumbformer::kernel::pool::Pool;
@@ -11,7 +12,7 @@ use thumbformer::packing::{Layout, Packing};
 use thumbformer::tokenizer::Tokenizer;
 use thumbformer::{Backend, Limits, Model, Plan, Session};
 
-use super::{Bar, tell};
+use super::{Bar, bytes, counted, tell};
 use crate::encode::{Encoded, Encoder};
 use crate::engine::{Branches, Engine};
 use crate::mapped;
@@ -103,6 +104,22 @@ impl Conversion {
         options.into_iter().find_map(|(name, given)| given.then_some(name))
     }
 
+    /// The same without what only int8 weights can tell.
+    pub fn unquantized(&self) -> Self {
+        let Self { group, target, calibrate, .. } = Self::default();
+        Self { group, target, calibrate, ..self.clone() }
+    }
+
+    /// The first option that was given and only int8 weights can tell.
+    fn quantizing(&self) -> Option<&'static str> {
+        let options = [
+            ("--group", self.group != Group::default()),
+            ("--target", self.target != Target::default()),
+            ("--calibrate", self.calibrate.is_some()),
+        ];
+        options.into_iter().find_map(|(name, given)| given.then_some(name))
+    }
+
     /// The library's options.
     pub fn options(&self) -> Options {
         let layout = match self.target {
@@ -189,7 +206,8 @@ impl Opened {
     /// Maps a `.thumb` file, or converts a checkpoint in memory.
     ///
     /// # Errors
-    /// The runtime refuses the file, or the converter the checkpoint; an option that has no effect on a `.thumb` file.
+    /// The runtime refuses the file, or the converter the checkpoint; an option that has no effect on a `.thumb` file,
+    /// or on weights that are not quantized.
     pub fn open(path: &Path, conversion: &Conversion, precision: Precision, quiet: bool) -> Result<Self> {
         if is_blob(path) {
             if precision == Precision::F32 {
@@ -203,6 +221,9 @@ impl Opened {
                 return Err(Error::Usage(format!("{path} is converted already: {option} is for checkpoints")));
             }
             return Ok(Self { path: path.into(), content: Content::Finished(mapped::open(path)?) });
+        }
+        if let Some(option) = conversion.quantizing().filter(|_| precision == Precision::F32) {
+            return Err(Error::Usage(format!("{option}: nothing is quantized in f32")));
         }
         let prepared = Prepared::open(path, conversion.options())?;
         let content = match precision {
@@ -219,12 +240,15 @@ impl Opened {
     /// first token.
     ///
     /// # Errors
-    /// The runtime refuses the file.
+    /// The runtime refuses the file; inner loops were named, and the f32 reference has none to choose from.
     pub fn load(&self, execution: &Execution) -> Result<Loaded<'_>> {
         let threads = execution.threads();
         let (bytes, notes) = match &self.content {
             Content::Finished(bytes) => (&bytes[..], &[][..]),
             Content::Converted(bytes, prepared) => (&bytes[..], &prepared.notes[..]),
+            Content::Checkpoint(_) if execution.kernel.is_some() => {
+                return Err(Error::Usage("--kernel: in f32 there is only one way to compute".into()));
+            }
             Content::Checkpoint(prepared) => {
                 let (engines, notes) = (Engines::F32(prepared), &prepared.notes);
                 return Ok(Loaded { path: &self.path, engines, notes, threads, backend: None });
@@ -444,7 +468,7 @@ impl Needs {
 }
 
 /// How a model is being run, for statistics.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct Running {
     /// Inner loops.
     pub kernel: &'static str,
@@ -454,6 +478,16 @@ pub struct Running {
     pub cache_bytes: Option<usize>,
     /// Bytes of scratch memory.
     pub scratch_bytes: Option<usize>,
+}
+
+impl Running {
+    /// Says it on standard error.
+    pub fn print(&self) {
+        if let (Some(cache), Some(scratch)) = (self.cache_bytes, self.scratch_bytes) {
+            tell!("memory: {} cache + {} scratch", bytes(cache as u64), bytes(scratch as u64));
+        }
+        tell!("kernel: {}, {}", self.kernel, counted(self.threads, "thread"));
+    }
 }
 
 /// The reference with its own number of threads.

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
+use thumbformer::arch::Arch;
 use thumbformer::decode::{BeamSettings, Constraint, Grammar, Sampler, Seen, StopStrings, Stopped};
 use thumbformer::snapshot;
 use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
 
 use super::decoding::{Decoding, GrammarReport, LookupReport, replaceable, save};
 use super::model::{Conversion, Execution, Loaded, Opened, Precision, Running};
-use super::{bytes, counted, print_json, say, tell, utf8};
+use super::{print_json, say, tell, utf8};
 use crate::engine::{Engine, no_snapshots};
 use crate::generate::{Choice, Ended, Settings, generate_with, search};
 use crate::tokenizer::{decode, encode, encode_prompt};
@@ -32,16 +33,16 @@ pub struct Arguments {
     /// Of an encoder: which kind of token each is, separated by commas, such as 0 in a first text and 1 in a second
     #[arg(long, value_name = "TYPES", value_delimiter = ',', requires = "ids")]
     pub token_types: Option<Vec<u8>>,
-    /// Tokens to generate at most
-    #[arg(short = 'n', long, default_value_t = MAX_TOKENS, value_name = "N")]
-    pub max_tokens: usize,
+    /// Tokens to generate at most [default: 256]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub max_tokens: Option<usize>,
     /// End the answer before this text; may be given several times
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub stop: Vec<String>,
     /// Give the prompt to the model as it is, without the model's prompt format
-    #[arg(long)]
+    #[arg(long, conflicts_with = "ids")]
     pub raw: bool,
-    /// Print speed and memory after the answer
+    /// Print speed and memory after the answer; with --json they are always there
     #[arg(long)]
     pub stats: bool,
     /// Print one JSON object in place of text
@@ -73,7 +74,7 @@ impl Arguments {
             prompt: Some(prompt),
             ids: None,
             token_types: None,
-            max_tokens: MAX_TOKENS,
+            max_tokens: None,
             stop: Vec::new(),
             raw: false,
             stats,
@@ -83,6 +84,33 @@ impl Arguments {
             execution: Execution { threads: None, precision: Precision::Int8, kernel: None },
             conversion: Conversion::default(),
         }
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.max_tokens.unwrap_or(MAX_TOKENS)
+    }
+
+    /// Refuses options that mean nothing to a model of this kind.
+    fn check_kind(&self, arch: &Arch) -> Result<()> {
+        if !arch.is_encoder() && self.token_types.is_some() {
+            return Err(Error::Usage("--token-types: only encoders have them, and this model continues texts".into()));
+        }
+        if arch.cross && self.raw {
+            return Err(Error::Usage("--raw: an encoder-decoder has no prompt format".into()));
+        }
+        if arch.cross && (self.decoding.save_state.is_some() || self.decoding.load_state.is_some()) {
+            return Err(thumbformer::SnapshotError::Source.into());
+        }
+        if !arch.is_encoder() {
+            return Ok(());
+        }
+        let own = [("--max-tokens", self.max_tokens.is_some()), ("--stop", !self.stop.is_empty()), ("--raw", self.raw)];
+        let own = own.into_iter().find_map(|(option, given)| given.then_some(option));
+        own.or(self.decoding.given()).map_or(Ok(()), |option| {
+            Err(Error::Usage(format!(
+                "{option}: this model is an encoder, which is given a text at once and generates none"
+            )))
+        })
     }
 }
 
@@ -132,15 +160,13 @@ struct Hypothesis {
 
 #[derive(Serialize)]
 struct Stats {
-    kernel: &'static str,
-    threads: usize,
+    #[serde(flatten)]
+    running: Running,
     prompt_tokens: usize,
     generated_tokens: usize,
     prefill_tokens_per_s: f64,
     decode_tokens_per_s: Option<f64>,
     first_token_ms: f64,
-    cache_bytes: Option<usize>,
-    scratch_bytes: Option<usize>,
 }
 
 impl Stats {
@@ -149,15 +175,12 @@ impl Stats {
         let steps = generated.saturating_sub(1);
         let (prefill, decode) = (prefill.as_secs_f64(), decode.as_secs_f64());
         Self {
-            kernel: running.kernel,
-            threads: running.threads,
+            running: *running,
             prompt_tokens: prompt,
             generated_tokens: generated,
             prefill_tokens_per_s: prompt as f64 / prefill.max(1e-9),
             decode_tokens_per_s: (steps > 0).then(|| steps as f64 / decode.max(1e-9)),
             first_token_ms: prefill * 1e3,
-            cache_bytes: running.cache_bytes,
-            scratch_bytes: running.scratch_bytes,
         }
     }
 
@@ -170,10 +193,7 @@ impl Stats {
         );
         let rate = self.decode_tokens_per_s.map_or(String::new(), |rate| format!(", {rate:.0} tokens/s"));
         tell!("answer: {} tokens{rate}", self.generated_tokens);
-        if let (Some(cache), Some(scratch)) = (self.cache_bytes, self.scratch_bytes) {
-            tell!("memory: {} cache + {} scratch", bytes(cache as u64), bytes(scratch as u64));
-        }
-        tell!("kernel: {}, {}", self.kernel, counted(self.threads, "thread"));
+        self.running.print();
     }
 }
 
@@ -190,11 +210,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.stats && !arguments.json {
         loaded.tell_notes();
     }
+    arguments.check_kind(loaded.arch())?;
     if loaded.arch().is_encoder() {
         return super::encoder::run(arguments, &loaded);
-    }
-    if arguments.token_types.is_some() {
-        return Err(Error::Usage("--token-types: only encoders have them, and this model continues texts".into()));
     }
     let tokenizer = loaded.tokenizer()?;
     let special = loaded.special();
@@ -231,19 +249,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     {
         return Err(no_snapshots());
     }
-    if source.is_some() && (decoding.save_state.is_some() || decoding.load_state.is_some()) {
-        return Err(thumbformer::SnapshotError::Source.into());
-    }
     if let Some(path) = &decoding.save_state {
         // Before anything is computed, and shown.
         replaceable(path, snapshot::MAGIC)?;
     }
     let sampling = decoding.sampling()?;
-    let beams = decoding.beams(arguments.max_tokens, special.end())?;
+    let beams = decoding.beams(arguments.max_tokens(), special.end())?;
     let grammar = decoding.grammar(&loaded)?;
     let state = decoding.load_state.as_ref().map(|path| std::fs::read(path).map_err(Error::io(path))).transpose()?;
 
-    loaded.with_engine(decoding.needs(arguments.max_tokens), |engine, running| {
+    loaded.with_engine(decoding.needs(arguments.max_tokens()), |engine, running| {
         check_room(engine, &prompt)?;
         let start = Instant::now();
         if let Some(source) = &source {
@@ -320,7 +335,7 @@ impl Asked<'_> {
         };
         let mut stream = self.tokenizer.map(|t| t.stream(true));
         let mut first = true;
-        let settings = Settings { max_tokens: arguments.max_tokens, end, logits: arguments.logits };
+        let settings = Settings { max_tokens: arguments.max_tokens(), end, logits: arguments.logits };
         let mut pieces = |stop: &mut StopStrings<'_, STOP_ROOM>, piece: &str| -> Result<bool> {
             let mut shown = Ok(());
             let Stopped(stopped) = stop.push(piece, |text| {
@@ -375,7 +390,7 @@ impl Asked<'_> {
         say!()?;
         match generated.ended {
             Ended::ContextFull => tell!("note: the context of {} tokens is full", engine.context()),
-            Ended::MaxTokens if arguments.stats => tell!("note: ended at --max-tokens {}", arguments.max_tokens),
+            Ended::MaxTokens if arguments.stats => tell!("note: ended at --max-tokens {}", arguments.max_tokens()),
             _ => {}
         }
         if arguments.stats {
@@ -456,9 +471,6 @@ pub(super) fn prompt_text(arguments: &Arguments) -> Result<String> {
 
 /// What the encoder of an encoder-decoder is given.
 fn source(arguments: &Arguments, loaded: &Loaded<'_>) -> Result<Vec<u32>> {
-    if arguments.raw {
-        return Err(Error::Usage("--raw: an encoder-decoder has no prompt format".into()));
-    }
     let ids = match &arguments.ids {
         Some(ids) => ids.clone(),
         None => encode(&loaded.require_source_tokenizer()?, &prompt_text(arguments)?, EncodeOptions::default())?,

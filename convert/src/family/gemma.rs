@@ -113,7 +113,12 @@ fn later(draft: &mut Draft, names: &Names<'_>, config: &Config, every: u32) -> R
     }
     draft.arch.attention_scale = scalar.sqrt().recip() as f32;
     if let Some(window) = sliding_window(config, Some(4096))? {
-        windows::apply(&mut draft.arch, config, window, every)?;
+        let layers = windows::Layers { from: 0, every };
+        if !windows::apply(&mut draft.arch, config, window, layers)? {
+            let pattern =
+                "full_attention in every so-many-th layer behind the first ones, sliding_attention in the others";
+            return Err(config.error("layer_types", pattern));
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 
 use thumbformer::arch::{Activation, Arch, Biases, Norm, Position, Role, TensorSpec};
 
-use super::{Family, Head, Names, Piece, Plan, activation, alibi, inverse_sqrt, rope, validated};
+use super::{Family, Head, Names, Piece, Plan, activation, alibi, inverse_sqrt, rope, validated, windows};
 use crate::Result;
 use crate::config::Config;
 use crate::recipe::Recipe;
@@ -124,18 +124,18 @@ impl Draft {
         Ok(Draft { arch, layout, rope, window_rope: None, notes })
     }
 
-    /// Cuts the context to an attention window, within which the window hides nothing: position `i` sees from
-    /// `i - window + 1` on.
-    pub(super) fn cut_to_window(&mut self, config: &Config, window: u32) -> Result<()> {
-        if window == 0 {
-            return Err(config.error("sliding_window", "a positive integer"));
+    /// Limits what layers see to `window` positions: in those that `layer_types` lists, else in `layers`. Where a
+    /// record cannot say which, the context is cut to the window, within which all layers see the same.
+    pub(super) fn limit_sight(&mut self, config: &Config, window: u32, layers: windows::Layers) -> Result<()> {
+        if windows::apply(&mut self.arch, config, window, layers)? {
+            return Ok(());
         }
         let context = self.arch.context;
         if window < context {
             self.arch.context = window;
             self.notes.push(format!(
-                "sliding_window {window}: the context is cut from {context} to {window} positions, within which the \
-                 window hides nothing"
+                "layer_types has no pattern: the context is cut from {context} to the {window} positions of \
+                 sliding_window, within which all layers see the same"
             ));
         }
         Ok(())

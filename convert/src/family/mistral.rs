@@ -14,7 +14,7 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     let mut draft = Draft::read(names, config, &own, rope::Variant::default())?;
     draft.arch.norm_eps = config.number("rms_norm_eps")?.unwrap_or(1e-6) as f32;
     if let Some(window) = sliding_window(config, Some(4096))? {
-        windows::apply(&mut draft.arch, config, window, 0)?;
+        draft.limit_sight(config, window, windows::Layers::ALL)?;
     }
     draft.assemble(FAMILY.name, names, config)
 }

@@ -273,6 +273,7 @@ impl Head {
 }
 
 /// Rows of one stored tensor, in a family's spelling.
+#[derive(Clone)]
 struct Piece {
     name: String,
     first_row: u32,
@@ -289,6 +290,17 @@ struct Piece {
     interleaved: Option<recipe::Interleaved>,
     /// A vector that is stored as a matrix of one row.
     row: bool,
+    /// What rows are multiplied by.
+    factor: Option<Factor>,
+}
+
+/// A stored matrix that turns rows of `inner` columns into as many as the record wants.
+#[derive(Clone)]
+struct Factor {
+    name: String,
+    inner: u32,
+    /// Stored as `inner × columns`.
+    transposed: bool,
 }
 
 impl Piece {
@@ -305,12 +317,13 @@ impl Piece {
             offset: 0.0,
             interleaved: None,
             row: false,
+            factor: None,
         }
     }
 
     /// `rows` of its rows from `first` on.
     fn rows(&self, first: u32, rows: u32) -> Self {
-        Piece { name: self.name.clone(), first_row: self.first_row + first, rows, ..*self }
+        Piece { first_row: self.first_row + first, rows, ..self.clone() }
     }
 }
 
@@ -346,22 +359,41 @@ impl Plan<'_> {
                 return Err(Error::Usage(format!("this version does not know how {family} stores its {role}")));
             }
             for piece in pieces {
-                match names.stored.get_key_value(&piece.name) {
-                    None => missing.push((spec.role, piece.name.clone(), shape(spec, &piece))),
-                    Some((name, stored)) => {
-                        check(checkpoint, stored, &shape(spec, &piece))?;
-                        used.insert(name.as_str());
-                        of_spec.push(Part {
-                            tensor: (*stored).to_owned(),
-                            first_row: piece.first_row as usize,
-                            rows: piece.rows as usize,
-                            transposed: if spec.kind == Kind::Matrix { piece.transposed } else { piece.row },
-                            interleaved: piece.interleaved,
-                            scale: piece.scale,
-                            unit_rows: piece.unit_rows,
-                            offset: piece.offset,
-                        });
+                let mut find = |name: &str, shape: Vec<usize>| -> Result<Option<String>> {
+                    match names.stored.get_key_value(name) {
+                        None => {
+                            missing.push((spec.role, name.to_owned(), shape));
+                            Ok(None)
+                        }
+                        Some((name, stored)) => {
+                            check(checkpoint, stored, &shape)?;
+                            used.insert(name.as_str());
+                            Ok(Some((*stored).to_owned()))
+                        }
                     }
+                };
+                let stored = find(&piece.name, shape(spec, &piece))?;
+                let factor = match &piece.factor {
+                    None => None,
+                    Some(Factor { name, inner, transposed }) => {
+                        let (rows, cols) = (spec.cols as usize, *inner as usize);
+                        let shape = if *transposed { vec![cols, rows] } else { vec![rows, cols] };
+                        let part = |name| Part { transposed: *transposed, ..Part::whole(name, rows) };
+                        find(name, shape)?.map(part).map(Box::new)
+                    }
+                };
+                if let Some(tensor) = stored {
+                    of_spec.push(Part {
+                        tensor,
+                        first_row: piece.first_row as usize,
+                        rows: piece.rows as usize,
+                        transposed: if spec.kind == Kind::Matrix { piece.transposed } else { piece.row },
+                        interleaved: piece.interleaved,
+                        scale: piece.scale,
+                        unit_rows: piece.unit_rows,
+                        offset: piece.offset,
+                        factor,
+                    });
                 }
             }
             parts.push((spec, of_spec));
@@ -408,7 +440,7 @@ impl Plan<'_> {
 
 /// The shape that a piece's tensor must be stored in.
 fn shape(spec: TensorSpec, piece: &Piece) -> Vec<usize> {
-    let (rows, cols) = (piece.of as usize, spec.cols as usize);
+    let (rows, cols) = (piece.of as usize, piece.factor.as_ref().map_or(spec.cols, |factor| factor.inner) as usize);
     match (spec.kind, piece.transposed) {
         (Kind::Vector, _) if piece.row => vec![1, rows],
         (Kind::Vector, _) => vec![rows],

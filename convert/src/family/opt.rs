@@ -1,11 +1,16 @@
 //! OPT: GPT-2 with ReLU and separate projections, whose positions begin at the third row of their table.
+//!
+//! The model with 350 million parameters differs: its norms stand behind sublayers, and its embedding is narrower than
+//! the rest. Between the two stand a matrix at either end, which the converter multiplies embedding and head by: exact
+//! but for one rounding to f32, and nothing the runtime need know. It costs the weights of a wider embedding and of a
+//! head.
 
 use thumbformer::arch::{Activation, Arch, Biases, Norm, Position, Role, TensorSpec};
 
-use super::{Family, Head, Names, Piece, Plan, activation, fixed, inverse_sqrt, validated};
+use super::{Factor, Family, Head, Names, Piece, Plan, activation, inverse_sqrt, validated};
 use crate::Result;
 use crate::config::Config;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Source};
 use crate::source::Overrides;
 
 pub(super) const FAMILY: Family = Family { name: "opt", classes: &["OPTForCausalLM", "OPTModel"], recipe };
@@ -35,21 +40,28 @@ const POSITION_OFFSET: u32 = 2;
 
 fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     config.refuse_unknown(&FIELDS)?;
-    fixed(config, "do_layer_norm_before", true)?;
-    fixed(config, "_remove_final_layer_norm", false)?;
-    fixed(config, "layer_norm_elementwise_affine", true)?;
+    let flag = |field: &str, default| config.boolean(field).map(|found| found.unwrap_or(default));
+    let post_norm = !flag("do_layer_norm_before", true)?;
+    // Only models with norms before have one at the end that could be missing.
+    let final_norm = post_norm || !flag("_remove_final_layer_norm", false)?;
+    let affine = flag("layer_norm_elementwise_affine", true)?;
     let mut notes = Vec::new();
     let (dim, heads) = (config.required("hidden_size")?, config.required("num_attention_heads")?);
     if heads == 0 || dim % heads != 0 {
         return Err(config.error("num_attention_heads", format!("a divisor of hidden_size, {dim}")));
     }
-    if config.integer("word_embed_proj_dim")?.is_some_and(|width| width != dim) {
-        return Err(config.error("word_embed_proj_dim", format!("hidden_size, {dim}: no projection of embeddings")));
-    }
+    let width = config.integer("word_embed_proj_dim")?.filter(|&width| width != dim);
     let prefix = names.prefix(&["model.decoder.", "decoder."]);
-    let tie = config.boolean("tie_word_embeddings")?.unwrap_or(true);
+    let tie = flag("tie_word_embeddings", true)?;
     let head = names.head(&format!("{prefix}embed_tokens.weight"), "lm_head.weight", tie, &mut notes);
-    let bias = config.boolean("enable_bias")?.unwrap_or(true);
+    let bias = flag("enable_bias", true)?;
+    if let Some(width) = width {
+        notes.push(format!(
+            "the embedding, {width} wide, is stored as it is projected to {dim}, and so is the head: together 2·{dim} \
+             weights a token in place of {}",
+            if head.is_tied() { width.to_string() } else { format!("2·{width}") }
+        ));
+    }
     let arch = Arch {
         vocab: config.required("vocab_size")?,
         dim,
@@ -61,20 +73,42 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
         context: config.required("max_position_embeddings")?,
         norm: Norm::Layer,
         norm_eps: 1e-5,
+        post_norm,
+        final_norm,
         position: Position::Learned,
         rotary_dim: 0,
         activation: activation(config, "activation_function", Activation::Relu)?,
         gated: false,
-        biases: Biases { norm: true, qkv: bias, attention_out: bias, mlp: bias, head: false },
-        tied_head: head.is_tied(),
+        biases: Biases { norm: affine, qkv: bias, attention_out: bias, mlp: bias, head: false },
+        // The two projections differ.
+        tied_head: head.is_tied() && width.is_none(),
         attention_scale: inverse_sqrt(dim / heads),
         ..Arch::PLAIN
     };
     let arch = validated(arch, config.path())?;
-    let pieces = |spec: TensorSpec| pieces(prefix, head, &arch, spec);
-    let ignorable = |name: &str| head == Head::Tied && name == "lm_head.weight";
-    Plan { family: FAMILY.name, arch, computed: Vec::new(), pieces: &pieces, ignorable: &ignorable, notes }
-        .assemble(names)
+    let pieces = |spec: TensorSpec| {
+        if !affine && spec.role.is_norm() {
+            return Vec::new();
+        }
+        let mut pieces = pieces(prefix, head, &arch, spec);
+        if let (Some(inner), Some(piece)) = (width, pieces.first_mut()) {
+            piece.factor = match spec.role {
+                Role::TokenEmbedding => {
+                    Some(Factor { name: format!("{prefix}project_in.weight"), inner, transposed: false })
+                }
+                Role::Head => Some(Factor { name: format!("{prefix}project_out.weight"), inner, transposed: true }),
+                _ => None,
+            };
+        }
+        pieces
+    };
+    let ignorable = |name: &str| head.repeats(name, "lm_head.weight");
+    let ones = |role| (role, Source::Values(vec![1.0; dim as usize]));
+    let computed = match affine {
+        true => Vec::new(),
+        false => [Role::AttentionNorm, Role::MlpNorm, Role::FinalNorm].map(ones).into(),
+    };
+    Plan { family: FAMILY.name, arch, computed, pieces: &pieces, ignorable: &ignorable, notes }.assemble(names)
 }
 
 /// Where each tensor of the record comes from.
@@ -107,6 +141,7 @@ fn pieces(prefix: &str, head: Head, arch: &Arch, spec: TensorSpec) -> Vec<Piece>
         Role::MlpDownBias => layer("fc2.bias", dim),
         Role::FinalNorm => outer("final_layer_norm.weight", dim),
         Role::FinalNormBias => outer("final_layer_norm.bias", dim),
+        Role::Head if head == Head::Tied => outer("embed_tokens.weight", arch.vocab),
         Role::Head => vec![Piece::whole("lm_head.weight", arch.vocab)],
         _ => Vec::new(),
     }

@@ -1,10 +1,10 @@
 //! Phi-1, Phi-1.5 and Phi-2: LayerNorm, RoPE in a part of each head, attention and MLP in parallel with one norm, biases
 //! everywhere.
 
-use thumbformer::arch::{Activation, Arch, Biases, Position, Role, TensorSpec, Wiring};
+use thumbformer::arch::{Activation, Biases, Role, Wiring};
 
-use super::spelling::{Qkv, Spelling};
-use super::{Family, Names, Plan, activation, fixed, heads_of, rope, validated};
+use super::spelling::{Draft, Qkv, Table, Terms, as_stored};
+use super::{Family, Names, activation, fixed, rope};
 use crate::Result;
 use crate::config::Config;
 use crate::recipe::Recipe;
@@ -13,19 +13,8 @@ use crate::source::Overrides;
 pub(super) const FAMILY: Family = Family { name: "phi", classes: &["PhiForCausalLM", "PhiModel"], recipe };
 
 /// Fields that are read here; those of [`rope`] come on top.
-const FIELDS: [&str; 11] = [
-    "hidden_act",
-    "hidden_size",
-    "intermediate_size",
-    "layer_norm_eps",
-    "max_position_embeddings",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "num_key_value_heads",
-    "qk_layernorm",
-    "tie_word_embeddings",
-    "vocab_size",
-];
+const OWN: [&str; 5] =
+    ["hidden_act", "intermediate_size", "max_position_embeddings", "num_key_value_heads", "qk_layernorm"];
 
 const NAMES: [(Role, &str); 6] = [
     (Role::TokenEmbedding, "embed_tokens"),
@@ -37,47 +26,27 @@ const NAMES: [(Role, &str); 6] = [
 ];
 
 fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
-    config.refuse_unknown(&[FIELDS.as_slice(), &rope::FIELDS].concat())?;
     fixed(config, "qk_layernorm", false)?;
-    let mut notes = Vec::new();
-    let (dim, heads, head_dim) = heads_of(config, "hidden_size", "num_attention_heads")?;
-    let context = config.required("max_position_embeddings")?;
-    let variant = rope::Variant { partial: Some(0.5), ..Default::default() };
-    let rope = rope::Rope::read(config, head_dim, context, variant, &mut notes)?;
-    let prefix = names.prefix(&["model."]);
-    let tie = config.boolean("tie_word_embeddings")?.unwrap_or(false);
-    let head = names.head(&format!("{prefix}embed_tokens.weight"), "lm_head.weight", tie, &mut notes);
-    let arch = Arch {
-        vocab: config.required("vocab_size")?,
-        dim,
-        layers: config.required("num_hidden_layers")?,
-        heads,
-        kv_heads: config.integer("num_key_value_heads")?.unwrap_or(heads),
-        head_dim,
-        hidden: config.required("intermediate_size")?,
-        context,
-        norm_eps: config.number("layer_norm_eps")?.unwrap_or(1e-5) as f32,
-        position: Position::Rope,
-        rotary_dim: rope.rotary_dim,
-        activation: activation(config, "hidden_act", Activation::GeluTanh)?,
-        wiring: Wiring::ParallelOneNorm,
-        // A bare model has no head.
-        biases: Biases { norm: true, qkv: true, attention_out: true, mlp: true, head: names.has("lm_head.bias") },
-        tied_head: head.is_tied(),
-        attention_scale: rope.attention_scale(config, head_dim)?,
-        ..Arch::PLAIN
+    let terms = Terms {
+        dim: "hidden_size",
+        heads: "num_attention_heads",
+        layers: "num_hidden_layers",
+        norm_eps: "layer_norm_eps",
+        own: &[OWN.as_slice(), &rope::FIELDS].concat(),
+        tied: false,
+        buffers: &[".rotary_emb.inv_freq"],
     };
-    let arch = validated(arch, config.path())?;
-    let spelling = Spelling {
-        prefix,
-        layers: "layers.",
-        names: &NAMES,
-        qkv: Qkv::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
-        head_name: "lm_head",
-        head,
-    };
-    let pieces = |spec: TensorSpec| spelling.pieces(&arch, spec);
-    let ignorable = |name: &str| name.ends_with(".rotary_emb.inv_freq") || head.repeats(name, "lm_head.weight");
-    let computed = vec![(Role::RopeFrequencies, rope.frequencies(config)?)];
-    Plan { family: FAMILY.name, arch, computed, pieces: &pieces, ignorable: &ignorable, notes }.assemble(names)
+    let qkv = Qkv::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
+    let table = Table { prefix: "model.", layers: "layers.", names: &NAMES, qkv, head: "lm_head" };
+    let mut draft = Draft::read(names, config, &terms, table)?;
+    draft.arch.kv_heads = config.integer("num_key_value_heads")?.unwrap_or(draft.arch.heads);
+    draft.arch.hidden = config.required("intermediate_size")?;
+    draft.arch.context = config.required("max_position_embeddings")?;
+    draft.arch.activation = activation(config, "hidden_act", Activation::GeluTanh)?;
+    draft.arch.wiring = Wiring::ParallelOneNorm;
+    // A bare model has no head.
+    let head = names.has("lm_head.bias");
+    draft.arch.biases = Biases { norm: true, qkv: true, attention_out: true, mlp: true, head };
+    draft.rotate(config, rope::Variant { partial: Some(0.5), ..Default::default() })?;
+    draft.assemble(FAMILY.name, names, config, as_stored)
 }

@@ -19,7 +19,7 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     draft.layout.fused_qkv = Some("self_attn.qkv_proj");
     draft.layout.fused_up = Some("mlp.gate_up_proj");
     if let Some(window) = sliding_window(config, None)? {
-        windows::apply(&mut draft.arch, config, window, 0)?;
+        draft.limit_sight(config, window, windows::Layers::ALL)?;
     }
     draft.assemble(FAMILY.name, names, config)
 }

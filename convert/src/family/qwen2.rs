@@ -1,9 +1,7 @@
 //! Qwen2 and Qwen2.5: LLaMA with biases of queries, keys and values, and on request a window in the upper layers.
 
-use serde_json::Value;
-
 use super::llama::Draft;
-use super::{Family, Names, rope, sliding_window};
+use super::{Family, Names, rope, sliding_window, windows};
 use crate::Result;
 use crate::config::Config;
 use crate::recipe::Recipe;
@@ -29,29 +27,14 @@ pub(super) fn common(draft: &mut Draft, config: &Config) -> Result<()> {
         Some(true) => sliding_window(config, Some(4096))?,
         _ => None,
     };
-    match (windowed_layers(config, draft.arch.layers)?, window) {
-        (0, _) => Ok(()),
-        (some, Some(window)) if some == draft.arch.layers && window > 0 => {
-            draft.arch.window = if window < draft.arch.context { window } else { 0 };
-            Ok(())
+    match window {
+        Some(window) => {
+            let from = config.integer("max_window_layers")?.unwrap_or(28);
+            draft.limit_sight(config, window, windows::Layers { from, every: 0 })
         }
-        // Layers without a window compute the same within that context.
-        (_, Some(window)) => draft.cut_to_window(config, window),
-        (_, None) if config.get("layer_types").is_some() => {
+        None if windows::listed(config, draft.arch.layers)?.is_some_and(|list| list.contains(&true)) => {
             Err(config.error("layer_types", "full_attention in all layers of a model without a window"))
         }
-        (_, None) => Ok(()),
+        None => Ok(()),
     }
-}
-
-/// How many layers have the window, if there is one.
-fn windowed_layers(config: &Config, layers: u32) -> Result<u32> {
-    let Some(types) = config.get("layer_types") else {
-        return Ok(layers.saturating_sub(config.integer("max_window_layers")?.unwrap_or(28)));
-    };
-    let known = |name: &Value| name == "full_attention" || name == "sliding_attention";
-    let types = types.as_array().filter(|types| types.len() == layers as usize && types.iter().all(known));
-    let types =
-        types.ok_or_else(|| config.error("layer_types", "full_attention or sliding_attention for each layer"))?;
-    Ok(types.iter().map(|name| u32::from(name == "sliding_attention")).sum())
 }

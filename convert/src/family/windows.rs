@@ -5,32 +5,49 @@ use thumbformer::arch::Arch;
 use crate::Result;
 use crate::config::Config;
 
-/// Gives the record a window of `window` positions, the query's own included, in all layers but every `every`th (0: in
-/// all); `layer_types` says it where it is there. One as long as the context hides nothing, but where only some layers have
-/// it, those may differ in more.
-pub(super) fn apply(arch: &mut Arch, config: &Config, window: u32, every: u32) -> Result<()> {
+/// Which layers have the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layers {
+    /// The first one.
+    pub(super) from: u32,
+    /// From there on all but every so-many-th; 0 for all.
+    pub(super) every: u32,
+}
+
+impl Layers {
+    pub(super) const ALL: Self = Self { from: 0, every: 0 };
+}
+
+/// Gives the record a window of `window` positions, the query's own included, in the layers that `layer_types` lists,
+/// or in `layers` where the configuration has no such list. One as long as the context hides nothing, but where only
+/// some layers have it, those may differ in more. `false`, and no window, where the list is none that a record can say.
+pub(super) fn apply(arch: &mut Arch, config: &Config, window: u32, layers: Layers) -> Result<bool> {
+    let layers = match listed(config, arch.layers)? {
+        None => Some(layers).filter(|layers| layers.from < arch.layers && layers.every != 1),
+        Some(list) if !list.contains(&true) => None,
+        Some(list) => match pattern(&list) {
+            Some(layers) => Some(layers),
+            None => return Ok(false),
+        },
+    };
+    let Some(Layers { from, every }) = layers else { return Ok(true) };
     if window == 0 {
         return Err(config.error("sliding_window", "a positive integer"));
     }
-    let every = match config.get("layer_types") {
-        None => Some(every),
-        Some(types) => {
-            let types = types.as_array().filter(|types| types.len() == arch.layers as usize);
-            let windowed = types.and_then(|types| types.iter().map(|name| windowed(name.as_str()?)).collect());
-            pattern(
-                windowed
-                    .ok_or_else(|| config.error("layer_types", "full_attention or sliding_attention for each layer"))?,
-            )
-            .ok_or_else(|| {
-                config.error("layer_types", "full_attention in every so-many-th layer, sliding_attention in the others")
-            })?
-        }
-    };
-    if let Some(every) = every.filter(|&every| every > 1 || (every == 0 && window < arch.context)) {
+    if every > 0 || window < arch.context {
         arch.window = window.min(arch.context);
-        arch.global_every = if every > arch.layers { 0 } else { every };
+        arch.window_from = from;
+        arch.global_every = if every > arch.layers - from { 0 } else { every };
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Whether each of so many layers has a window, where the configuration lists that.
+pub(super) fn listed(config: &Config, layers: u32) -> Result<Option<Vec<bool>>> {
+    let Some(types) = config.get("layer_types") else { return Ok(None) };
+    let types = types.as_array().filter(|types| types.len() == layers as usize);
+    let list = types.and_then(|types| types.iter().map(|name| windowed(name.as_str()?)).collect());
+    list.map(Some).ok_or_else(|| config.error("layer_types", "full_attention or sliding_attention for each layer"))
 }
 
 fn windowed(name: &str) -> Option<bool> {
@@ -41,13 +58,39 @@ fn windowed(name: &str) -> Option<bool> {
     }
 }
 
-/// `Some(None)` if no layer has a window, `Some(Some(0))` if all do, `None` if there is no pattern.
-#[allow(clippy::option_option, reason = "three answers")]
-fn pattern(windowed: Vec<bool>) -> Option<Option<u32>> {
-    if !windowed.contains(&true) {
-        return Some(None);
+/// The pattern of layers of which some have a window, if a record can say it.
+fn pattern(windowed: &[bool]) -> Option<Layers> {
+    let from = windowed.iter().position(|&windowed| windowed)?;
+    let rest = windowed.get(from..)?;
+    let every = rest.iter().position(|windowed| !windowed).map_or(0, |first| first + 1);
+    let follows = |(i, &windowed): (usize, &bool)| every == 0 || windowed == ((i + 1) % every != 0);
+    let layers = Layers { from: u32::try_from(from).ok()?, every: u32::try_from(every).ok()? };
+    rest.iter().enumerate().all(follows).then_some(layers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_found_where_there_are_some() {
+        let found = |layers: &str| pattern(&layers.bytes().map(|layer| layer == b'w').collect::<Vec<_>>());
+        let layers = |from, every| Some(Layers { from, every });
+        for (list, expected) in [
+            ("wwww", layers(0, 0)),
+            ("w", layers(0, 0)),
+            ("..ww", layers(2, 0)),
+            (".w.w", layers(1, 2)),
+            ("w.w.", layers(0, 2)),
+            ("ww.ww.w", layers(0, 3)),
+            ("www.", layers(0, 4)),
+            (".ww.w", layers(1, 3)),
+            ("w..w", None),
+            ("w.ww", None),
+            ("ww.w.", None),
+            ("....", None),
+        ] {
+            assert_eq!(found(list), expected, "{list}");
+        }
     }
-    let Some(first) = windowed.iter().position(|windowed| !windowed) else { return Some(Some(0)) };
-    let follows = windowed.iter().enumerate().all(|(layer, &windowed)| windowed == ((layer + 1) % (first + 1) != 0));
-    follows.then_some(u32::try_from(first + 1).ok())
 }

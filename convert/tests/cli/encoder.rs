@@ -9,7 +9,7 @@ fn list<T: ToString>(values: &[T]) -> String {
 
 /// A tiny model's checkpoint with a vocabulary of its size: BERT's special tokens, letters inside and at the beginning of
 /// words, and a few words.
-fn with_tokenizer(name: &str) -> tempfile::TempDir {
+pub(super) fn with_tokenizer(name: &str) -> tempfile::TempDir {
     let folder = folder();
     for file in ["config.json", "model.safetensors", "modules.json", "1_Pooling/config.json"] {
         let to = folder.path().join(file);
@@ -101,7 +101,7 @@ fn masks_are_filled() {
     let folder = with_tokenizer("bert");
     let fill = |args: &[&str]| json(thumbformer("fill").arg(folder.path()).args(args));
     let text = "Paris is the [MASK] of France.";
-    let report = fill(&[text, "--top", "96"]);
+    let report = &fill(&[text, "--top", "96"])["texts"][0];
     // [CLS] paris is the [MASK] of f ##r ##a ##n ##c ##e . [SEP]
     let ids: Vec<u32> = serde_json::from_value(report["ids"].clone()).expect("ids");
     assert_eq!((ids.len(), &ids[..6], ids[13]), (14, &[2, 7, 8, 9, 4, 11][..], 3));
@@ -118,7 +118,7 @@ fn masks_are_filled() {
         assert_eq!(run["logits"][4][i], serde_json::json!([candidates[i]["id"], candidates[i]["logit"]]));
     }
     // Each mask has its own; --top says how many.
-    let report = fill(&["[MASK] is [MASK]", "--top", "2"]);
+    let report = &fill(&["[MASK] is [MASK]", "--top", "2"])["texts"][0];
     let positions: Vec<_> = report["masks"].as_array().expect("a list").iter().map(|mask| &mask["position"]).collect();
     assert_eq!(positions, [1, 3]);
     assert!(
@@ -133,6 +133,132 @@ fn masks_are_filled() {
     assert!(table.lines().count() == 5 && table.lines().all(|line| line.contains(" %  \"")), "{table}");
     let table = output(thumbformer("fill").arg(folder.path()).args(["[MASK] [MASK]", "--top", "1"]));
     assert!(table.lines().count() == 4 && table.contains("mask 2 of 2"), "{table}");
+}
+
+/// A text has the same results alone and among others of any length: each is computed by itself, so that there is no
+/// padding for a mask to hide.
+#[test]
+fn texts_of_different_lengths_do_not_meet() {
+    let bert = with_tokenizer("bert");
+    let long = "the capital of ".repeat(15) + "[MASK]";
+    let texts = ["[MASK]", "paris is the [MASK] of france", &long, "[MASK] is [MASK]"];
+    for precision in ["int8", "f32"] {
+        let run = |subcommand: &str, texts: &[&str]| {
+            json(thumbformer(subcommand).arg(bert.path()).args(["--precision", precision]).args(texts))
+        };
+        let filled = run("fill", &texts);
+        let embedded = embeddings(&run("embed", &texts));
+        for (i, text) in texts.iter().enumerate() {
+            assert_eq!(run("fill", &[text])["texts"][0], filled["texts"][i], "{precision}: {text}");
+            assert_eq!(embeddings(&run("embed", &[text]))[0], embedded[i], "{precision}: {text}");
+        }
+        // In another order too.
+        let backwards: Vec<&str> = texts.iter().rev().copied().collect();
+        let mut other = embeddings(&run("embed", &backwards));
+        other.reverse();
+        assert_eq!(other, embedded);
+    }
+    // Lines are texts.
+    let lines = json(thumbformer("fill").arg(bert.path()).write_stdin(texts.join("\r\n")));
+    assert_eq!(lines, json(thumbformer("fill").arg(bert.path()).args(texts)));
+    // For people, each below its text.
+    let table = output(thumbformer("fill").arg(bert.path()).args(["--top", "1", "[MASK] [MASK]", "of [MASK]"]));
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines.len() == 7 && lines[0] == "[MASK] [MASK]" && lines[1] == "mask 1 of 2", "{table}");
+    assert!(lines[5] == "of [MASK]" && lines[6].contains(" %  \""), "{table}");
+}
+
+/// `<mask>` of a byte-level tokenizer takes in the space before it.
+#[test]
+fn roberta_fills_as_transformers_does() {
+    #[derive(serde::Deserialize)]
+    struct Text {
+        text: String,
+        ids: Vec<u32>,
+        masks: Vec<Mask>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Mask {
+        position: usize,
+        candidates: Vec<Candidate>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Candidate {
+        id: u32,
+        probability: f64,
+        #[serde(default)]
+        token: String,
+    }
+    #[derive(serde::Deserialize)]
+    struct Filled {
+        texts: Vec<Text>,
+    }
+    let file = std::fs::read_to_string(model("roberta-bpe").join("expected_fill.json")).expect("a fixture");
+    let expected: Filled = serde_json::from_str(&file).expect("a fixture");
+    assert!(expected.texts.len() >= 6 && expected.texts.iter().any(|text| text.masks.len() > 2));
+    let tokenizer = super::common::repository("tests/fixtures/tokenizers/roberta");
+    let thumb = folder();
+    let thumb = thumb.path().join("roberta.thumb");
+    output(convert().arg(model("roberta-bpe")).arg("--tokenizer").arg(&tokenizer).arg("-o").arg(&thumb));
+    for (path, precision, tolerance) in [(&model("roberta-bpe"), "f32", 1e-5), (&thumb, "int8", 0.05)] {
+        let mut command = thumbformer("fill");
+        command.arg(path).args(["--precision", precision]).args(expected.texts.iter().map(|text| &text.text));
+        if precision == "f32" {
+            command.arg("--tokenizer").arg(&tokenizer);
+        }
+        let found = json(&mut command);
+        let found = found["texts"].as_array().expect("a list");
+        assert_eq!(found.len(), expected.texts.len());
+        for (found, expected) in found.iter().zip(&expected.texts) {
+            assert_eq!(found["ids"], serde_json::json!(expected.ids), "{}", expected.text);
+            let masks: Vec<Mask> = serde_json::from_value(found["masks"].clone()).expect("masks");
+            assert_eq!(masks.len(), expected.masks.len());
+            for (found, expected) in masks.iter().zip(&expected.masks) {
+                assert_eq!(found.position, expected.position);
+                let best = |mask: &Mask| mask.candidates.iter().map(|candidate| candidate.id).collect::<Vec<_>>();
+                if precision == "f32" {
+                    assert_eq!(best(found), best(expected));
+                }
+                for found in &found.candidates {
+                    assert!(!found.token.is_empty());
+                    let same = expected.candidates.iter().find(|candidate| candidate.id == found.id);
+                    let difference = same.map_or(0.0, |same| (same.probability - found.probability).abs());
+                    assert!(difference < tolerance, "{precision}, {}: off by {difference}", found.id);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn conversions_say_how_exact_encoders_are() {
+    let thumb = folder();
+    let thumb = thumb.path().join("x.thumb");
+    let summary = |name: &str, options: &[&str]| {
+        json(convert().arg(with_tokenizer(name).path()).args(options).args(["--force", "-o"]).arg(&thumb))
+    };
+    let number = |summary: &Value, field: &str| summary["accuracy"][field].as_f64().expect(field);
+    let masked = summary("bert", &[]);
+    assert!((1e-6..0.05).contains(&number(&masked, "kl_mean")) && number(&masked, "top1_agreement") > 0.7, "{masked}");
+    // The same number each time, another for other scales.
+    assert_eq!(summary("bert", &[])["accuracy"], masked["accuracy"]);
+    assert_ne!(summary("bert", &["--group", "row"])["accuracy"], masked["accuracy"]);
+    let vectors = summary("bert-headless", &[]);
+    let (mean, lowest) = (number(&vectors, "cosine_mean"), number(&vectors, "cosine_min"));
+    assert!(0.98 < lowest && lowest < mean && mean < 1.0, "{vectors}");
+    // On the user's own text, and without a token that hides others.
+    let text = with_tokenizer("bert");
+    let text = write(&text, "text.txt", "paris is the capital of france");
+    let given = summary("bert", &["--calibrate", text.to_str().expect("text")]);
+    assert_ne!(given["accuracy"], masked["accuracy"]);
+    let bare = json(convert().arg(model("bert")).args(["--force", "-o"]).arg(&thumb));
+    assert!((1e-6..0.05).contains(&number(&bare, "kl_mean")), "{bare}");
+    for (name, words) in
+        [("bert", "accuracy    KL divergence from f32"), ("bert-headless", "accuracy    cosine to the vectors of f32")]
+    {
+        let table = output(convert().arg(model(name)).args(["--force", "-o"]).arg(&thumb));
+        assert!(table.contains(words), "{table}");
+    }
 }
 
 #[test]
@@ -155,7 +281,7 @@ fn a_finished_file_fills_as_its_checkpoint_does() {
     assert_eq!(tried.lines().count(), 5, "{tried}");
     // In f32 nearly the same.
     let exact = json(thumbformer("fill").arg(folder.path()).arg(text).args(["--precision", "f32"]));
-    let logit = |report: &Value| report["masks"][0]["candidates"][0]["logit"].as_f64().expect("a number");
+    let logit = |report: &Value| report["texts"][0]["masks"][0]["candidates"][0]["logit"].as_f64().expect("a number");
     assert!((logit(&exact) - logit(&of(&thumb))).abs() < 0.3);
 }
 
@@ -177,6 +303,10 @@ fn texts_that_cannot_be_filled_are_refused() {
     write(&nameless, "tokenizer.json", tokenizer);
     refuse(nameless.path(), "a", &["no mask token"]);
     refused(thumbformer("fill").arg(bert.path()).args(["[MASK]", "--top", "0"]), 2, &["0"]);
+    refused(thumbformer("fill").arg(bert.path()).args(["[MASK]", "paris"]), 1, &["no [MASK] in text 2"]);
+    refused(thumbformer("fill").arg(bert.path()).write_stdin("[MASK]\n\n"), 1, &["no [MASK] in text 2"]);
+    refused(thumbformer("fill").arg(bert.path()).write_stdin(""), 1, &["no text"]);
+    refused(thumbformer("fill").arg(bert.path()).write_stdin(b"a\n\xff"), 1, &["standard input", "UTF-8"]);
 }
 
 /// The vectors of `--json`.
@@ -249,7 +379,8 @@ fn texts_that_cannot_be_embedded_are_refused() {
     write(&folder, "1_Pooling/config.json", "{}");
     let bare = wordpiece(&[("u", 0), ("a", 1)], &[]);
     write(&folder, "tokenizer.json", bare);
-    refused(embed().arg(""), 1, &["text 1 has no tokens"]);
+    refused(embed().arg(""), 1, &["the text has no tokens"]);
+    refused(embed().args(["a", ""]), 1, &["text 2 has no tokens"]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod decoding;
 mod encoder;
 mod eval;
 mod inspect;
+mod kinds;
 mod run;
 mod sources;
 mod tokenize;

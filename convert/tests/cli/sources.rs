@@ -54,11 +54,33 @@ fn a_converted_file_says_what_it_is_and_answers_as_the_checkpoint() {
     assert_eq!(summary["family"], "t5");
     assert!(summary["encoder"].as_str().expect("an encoder").starts_with("encoder, 2 layers"), "{summary}");
     assert_eq!(summary["parameters"], 70_112);
+    // Of its own answers to random sources.
+    let accuracy = |field: &str| summary["accuracy"][field].as_f64().expect(field);
+    assert!((1e-6..0.1).contains(&accuracy("kl_mean")) && accuracy("top1_agreement") > 0.7, "{summary}");
     let report = json(thumbformer("inspect").arg(&thumb));
     assert_eq!(report["architecture"]["cross"], true);
     assert_eq!(report["encoder"]["shared_embedding"], true);
     assert!(report["ram"][0]["cache_bytes"].as_u64() > Some(0));
+    // Every tensor of both, where it lies in the file.
+    let rows = |field: &str| report[field].as_array().expect(field).clone();
+    let (decoder, encoder) = (rows("tensors"), rows("encoder_tensors"));
+    assert_eq!((decoder.len(), encoder.len()), (2 + 3 * 12 + 1, 1 + 2 * 7 + 1));
+    assert!(encoder.iter().any(|row| row["role"] == "qkv" && row["layer"] == 1 && row["rows"] == 120), "{report}");
+    let mut end = 0;
+    for row in decoder.iter().chain(&encoder) {
+        let at = row["offset"].as_u64().expect("a number");
+        assert!(at >= end, "{row}");
+        end = at + row["bytes"].as_u64().expect("a number");
+    }
+    assert!(end <= std::fs::metadata(&thumb).expect("the file").len());
+    let table = output(thumbformer("inspect").arg(&thumb).arg("--tensors"));
+    assert_eq!(
+        table.lines().filter(|line| line.starts_with("    ") && line.contains("B  at ")).count(),
+        39 + 16,
+        "{table}"
+    );
     let text = output(thumbformer("inspect").arg(&thumb));
+    assert!(text.contains("encoder's   16"), "{text}");
     assert!(text.contains("decoder of a source, 3 layers") && text.contains("encoder, 2 layers"), "{text}");
     let greedy = |path: &Path| output(run(path).args(["-n", "6", "--ids", "5,6,7"]));
     assert_eq!(greedy(&thumb), greedy(&model("t5")));
@@ -76,7 +98,7 @@ fn sources_that_cannot_be_are_refused() {
     refused(run(&path).arg("a text"), 1, &["no tokenizer", "--ids"]);
     refused(run(&path).args(["--ids", "96"]), 1, &["token 96", "96"]);
     refused(run(&path).args(["--ids", &list(&[1; 65])]), 1, &["65 tokens", "64"]);
-    refused(run(&path).args(["--raw", "--ids", "1"]), 1, &["--raw"]);
+    refused(run(&path).args(["--raw", "a text"]), 1, &["--raw"]);
     refused(run(&path).args(["--token-types", "0", "--ids", "1"]), 1, &["--token-types"]);
     let state = folder().path().join("state");
     refused(run(&path).args(["--ids", "1", "--save-state"]).arg(state), 1, &["encoder-decoder", "source"]);

@@ -221,6 +221,21 @@ fn opt_125m_is_accepted() {
 }
 
 #[test]
+fn opt_350m_is_accepted() {
+    let config = json!({
+        "_name_or_path": "opt-350m", "_remove_final_layer_norm": false, "activation_dropout": 0.0,
+        "activation_function": "relu", "architectures": ["OPTForCausalLM"], "attention_dropout": 0.0,
+        "bos_token_id": 2, "do_layer_norm_before": false, "dropout": 0.1, "eos_token_id": 2, "ffn_dim": 4096,
+        "hidden_size": 1024, "init_std": 0.02, "layerdrop": 0.0, "max_position_embeddings": 2048, "model_type": "opt",
+        "num_attention_heads": 16, "num_hidden_layers": 24, "pad_token_id": 1, "prefix": "</s>",
+        "torch_dtype": "float16", "transformers_version": "4.20.0.dev0", "use_cache": true, "vocab_size": 50272,
+        "word_embed_proj_dim": 512
+    });
+    let (arch, notes) = published("opt-350m", config);
+    assert!(arch.post_norm && !arch.tied_head && notes.len() == 1, "{notes:?}");
+}
+
+#[test]
 fn starcoder_is_accepted() {
     let config = json!({
         "_name_or_path": "/conversions/starcoder", "activation_function": "gelu",
@@ -318,6 +333,16 @@ fn falcon_7b_and_bloom_are_accepted() {
     let (arch, notes) = published("falcon", falcon);
     assert_eq!((arch.kv_heads, arch.context, arch.tied_head), (1, 2048, true));
     mentions(&notes.join("\n"), &["rope_theta"]);
+    let falcon_rw = json!({
+        "alibi": true, "apply_residual_connection_post_layernorm": false, "architectures": ["FalconForCausalLM"],
+        "attention_dropout": 0.0, "bias": true, "bos_token_id": 1, "eos_token_id": 2, "hidden_dropout": 0.0,
+        "hidden_size": 2048, "initializer_range": 0.02, "layer_norm_epsilon": 1e-5, "model_type": "falcon",
+        "multi_query": false, "new_decoder_architecture": false, "num_attention_heads": 32, "num_hidden_layers": 24,
+        "parallel_attn": false, "torch_dtype": "bfloat16", "transformers_version": "4.27.4", "vocab_size": 50304
+    });
+    let (arch, notes) = published("falcon-alibi", falcon_rw);
+    assert_eq!((arch.position, arch.kv_heads, arch.context, arch.rotary_dim), (Position::Alibi, 8, 2048, 0));
+    assert_eq!(notes.len(), 0, "{notes:?}");
     let bloom = json!({
         "apply_residual_connection_post_layernorm": false, "architectures": ["BloomForCausalLM"],
         "attention_dropout": 0.0, "attention_softmax_in_fp32": true, "bias_dropout_fusion": true,

@@ -100,11 +100,12 @@ fn opts_switches_change_the_record_or_are_refused() {
     assert_eq!(untied.read(Role::Head, 0), own.all("lm_head.weight"));
 
     for (field, value, words) in [
-        ("do_layer_norm_before", json!(false), ["do_layer_norm_before", "false", "expected true"]),
-        ("_remove_final_layer_norm", json!(true), ["_remove_final_layer_norm", "true", "expected false"]),
-        ("layer_norm_elementwise_affine", json!(false), ["layer_norm_elementwise_affine", "false", "expected true"]),
+        ("do_layer_norm_before", json!(false), ["model.decoder.final_layer_norm", "beyond", "opt"]),
+        ("_remove_final_layer_norm", json!(true), ["model.decoder.final_layer_norm", "beyond", "opt"]),
+        ("layer_norm_elementwise_affine", json!(false), ["layer_norm", "beyond", "opt"]),
         ("layer_norm_elementwise_affine", json!("no"), ["layer_norm_elementwise_affine", "\"no\"", "true or false"]),
-        ("word_embed_proj_dim", json!(3), ["word_embed_proj_dim", "3", "hidden_size, 6"]),
+        ("word_embed_proj_dim", json!(3), ["embed_tokens.weight", "[11, 6]", "[11, 3]"]),
+        ("word_embed_proj_dim", json!("3"), ["word_embed_proj_dim", "\"3\"", "an integer"]),
         ("enable_bias", json!(false), ["q_proj.bias", "beyond", "opt"]),
         ("num_attention_heads", json!(4), ["num_attention_heads", "4", "divisor of hidden_size, 6"]),
         ("max_position_embeddings", json!(7), ["embed_positions.weight", "[7, 6]", "[9, 6]"]),
@@ -113,6 +114,81 @@ fn opts_switches_change_the_record_or_are_refused() {
     ] {
         refused(&tensors, Some(&set(opt_config(), field, value)), &words);
     }
+}
+
+#[test]
+fn opt_350ms_norms_stand_behind_and_its_embedding_is_projected() {
+    let base = |prefix: &str| {
+        let tensors = opt_tensors(prefix, true);
+        let tensors = tensors.without(&format!("{prefix}final_layer_norm.weight"));
+        let tensors = tensors.without(&format!("{prefix}final_layer_norm.bias"));
+        let tensors = tensors
+            .without(&format!("{prefix}embed_tokens.weight"))
+            .with(&format!("{prefix}embed_tokens.weight"), &[11, 4]);
+        tensors
+            .with(&format!("{prefix}project_in.weight"), &[6, 4])
+            .with(&format!("{prefix}project_out.weight"), &[4, 6])
+    };
+    let config = set(set(opt_config(), "do_layer_norm_before", json!(false)), "word_embed_proj_dim", json!(4));
+    // rows · matrixᵀ
+    let times = |rows: &[f32], column: &dyn Fn(usize) -> Vec<f32>| -> Vec<f32> {
+        let dot = |row: &[f32], column: &[f32]| {
+            row.iter().zip(column).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
+        };
+        rows.chunks(4).flat_map(|row| (0..6).map(|c| dot(row, &column(c))).collect::<Vec<_>>()).collect()
+    };
+    for prefix in ["model.decoder.", "decoder.", ""] {
+        let tensors = base(prefix);
+        let tiny = Tiny::new(&tensors, Some(&config));
+        let recipe = tiny.recipe().unwrap_or_else(|error| panic!("{error}"));
+        assert!(recipe.arch.post_norm && recipe.arch.final_norm && !recipe.arch.tied_head);
+        assert!(
+            recipe.notes.len() == 1 && recipe.notes[0].contains("4 wide") && recipe.notes[0].contains("in place of 4")
+        );
+        let embedding = tensors.all(&format!("{prefix}embed_tokens.weight"));
+        let input = tensors.all(&format!("{prefix}project_in.weight"));
+        let output = tensors.all(&format!("{prefix}project_out.weight"));
+        assert_eq!(tiny.read(Role::TokenEmbedding, 0), times(&embedding, &|c| input[c * 4..][..4].to_vec()));
+        let column = |c: usize| (0..4).map(|k| output[k * 6 + c]).collect::<Vec<f32>>();
+        assert_eq!(tiny.read(Role::Head, 0), times(&embedding, &column));
+        // Any rows are what they are among all.
+        let head = recipe.tensors.iter().find(|tensor| tensor.spec.role == Role::Head).expect("a head");
+        let mut some = [0.0; 3 * 6];
+        recipe.read_rows(&tiny.source().checkpoint, head, 5..8, &mut some).expect("rows");
+        assert_eq!(some[..], tiny.read(Role::Head, 0)[5 * 6..8 * 6]);
+        // A head of its own is projected alike.
+        let own = tensors.clone().with("lm_head.weight", &[11, 4]);
+        let untied = Tiny::new(&own, Some(&set(config.clone(), "tie_word_embeddings", json!(false))));
+        assert_eq!(untied.read(Role::Head, 0), times(&own.all("lm_head.weight"), &column));
+    }
+    let tensors = base("decoder.");
+    for name in ["decoder.project_in.weight", "decoder.project_out.weight"] {
+        refused(&tensors.clone().without(name), Some(&config), &[name, "nothing"]);
+    }
+    let wrong = tensors.clone().without("decoder.project_in.weight").with("decoder.project_in.weight", &[4, 6]);
+    refused(&wrong, Some(&config), &["decoder.project_in.weight", "[4, 6]", "[6, 4]"]);
+    let wrong = tensors.clone().without("decoder.project_out.weight").with("decoder.project_out.weight", &[6, 4]);
+    refused(&wrong, Some(&config), &["decoder.project_out.weight", "[6, 4]", "[4, 6]"]);
+    refused(&tensors, Some(&set(config.clone(), "word_embed_proj_dim", json!(6))), &["embed_tokens.weight", "[11, 4]"]);
+}
+
+#[test]
+fn opts_norms_can_lack_what_others_have() {
+    let without = |tensors: Tensors, words: &str| {
+        Tensors(tensors.0.into_iter().filter(|(name, _)| !name.contains(words)).collect())
+    };
+    let bare = without(opt_tensors("decoder.", true), "layer_norm");
+    let config = set(opt_config(), "layer_norm_elementwise_affine", json!(false));
+    let tiny = Tiny::new(&bare, Some(&config));
+    let arch = tiny.recipe().unwrap_or_else(|error| panic!("{error}")).arch;
+    assert!(!arch.biases.norm && arch.final_norm);
+    for role in [Role::AttentionNorm, Role::MlpNorm, Role::FinalNorm] {
+        assert_eq!(tiny.read(role, 0), [1.0; 6], "{role:?}");
+    }
+    let open = without(opt_tensors("decoder.", true), "decoder.final_layer_norm");
+    let config = set(opt_config(), "_remove_final_layer_norm", json!(true));
+    let arch = Tiny::new(&open, Some(&config)).recipe().unwrap_or_else(|error| panic!("{error}")).arch;
+    assert!(!arch.final_norm && !arch.post_norm);
 }
 
 /// As GPT-2's, `[out, in]`; 12 rows of queries, keys and values if `multi_query`.

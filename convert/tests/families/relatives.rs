@@ -68,30 +68,51 @@ fn qwen2s_window_limits_what_is_seen_where_it_is_used() {
     let tensors = biased();
     let types = |first: &str, second: &str| json!([format!("{first}_attention"), format!("{second}_attention")]);
     let fields = |used: bool, full_layers: u32| json!({"use_sliding_window": used, "sliding_window": 5, "max_window_layers": full_layers});
-    for (fields, context, window) in [
-        (fields(false, 0), 16, 0),
-        (fields(true, 2), 16, 0),
-        (fields(true, 0), 16, 5),
-        // The upper layers only: within the window all see the same.
-        (fields(true, 1), 5, 0),
+    for (fields, context, window, windowed) in [
+        (fields(false, 0), 16, 0, [false, false]),
+        (fields(true, 2), 16, 0, [false, false]),
+        (fields(true, 0), 16, 5, [true, true]),
+        // The upper layers only.
+        (fields(true, 1), 16, 5, [false, true]),
         // 28 layers are spared if nothing else is said.
-        (json!({"use_sliding_window": true, "sliding_window": 5}), 16, 0),
-        (json!({"use_sliding_window": true, "sliding_window": 16, "max_window_layers": 0}), 16, 0),
+        (json!({"use_sliding_window": true, "sliding_window": 5}), 16, 0, [false, false]),
+        (json!({"use_sliding_window": true, "sliding_window": 16, "max_window_layers": 0}), 16, 0, [false, false]),
+        (json!({"use_sliding_window": true, "sliding_window": 16, "max_window_layers": 1}), 16, 0, [false, false]),
         // 4096 if nothing else is said.
-        (json!({"use_sliding_window": true, "max_window_layers": 0}), 16, 0),
-        (json!({"use_sliding_window": true, "max_window_layers": 0, "max_position_embeddings": 8192}), 8192, 4096),
-        (json!({"use_sliding_window": true, "sliding_window": null, "max_window_layers": 0}), 16, 0),
+        (json!({"use_sliding_window": true, "max_window_layers": 0}), 16, 0, [false, false]),
+        (
+            json!({"use_sliding_window": true, "max_window_layers": 0, "max_position_embeddings": 8192}),
+            8192,
+            4096,
+            [true, true],
+        ),
+        (json!({"use_sliding_window": true, "sliding_window": null, "max_window_layers": 0}), 16, 0, [false, false]),
         // The list decides.
-        (set(fields(true, 2), "layer_types", types("full", "sliding")), 5, 0),
-        (set(fields(true, 2), "layer_types", types("sliding", "sliding")), 16, 5),
-        (set(fields(true, 0), "layer_types", types("full", "full")), 16, 0),
+        (set(fields(true, 2), "layer_types", types("full", "sliding")), 16, 5, [false, true]),
+        (set(fields(true, 2), "layer_types", types("sliding", "full")), 16, 5, [true, false]),
+        (set(fields(true, 2), "layer_types", types("sliding", "sliding")), 16, 5, [true, true]),
+        (set(fields(true, 0), "layer_types", types("full", "full")), 16, 0, [false, false]),
     ] {
         let (arch, notes) = arch(&tensors, &with(named("qwen2", "Qwen2ForCausalLM"), fields.clone()));
-        assert_eq!((arch.context, arch.window, notes.len()), (context, window, usize::from(context == 5)), "{fields}");
-        if context == 5 {
-            mentions(&notes[0], &["sliding_window 5", "from 16 to 5"]);
+        assert_eq!((arch.context, arch.window, notes.len()), (context, window, 0), "{fields}");
+        assert_eq!([0, 1].map(|layer| arch.windowed(layer)), windowed, "{fields}");
+    }
+    // No pattern: a shorter context, within which all layers see the same.
+    let mut four = tensors.clone();
+    for (name, shape) in &tensors.0 {
+        if name.contains("layers.") {
+            let of = |layer: u32| {
+                name.replace("layers.0", &format!("layers.{layer}"))
+                    .replace("layers.1", &format!("layers.{}", layer + 1))
+            };
+            four = four.with(&of(2), shape);
         }
     }
+    let list = json!(["sliding_attention", "full_attention", "full_attention", "sliding_attention"]);
+    let config = with(named("qwen2", "Qwen2ForCausalLM"), fields(true, 0));
+    let (cut, notes) = arch(&four, &set(set(config, "num_hidden_layers", json!(4)), "layer_types", list));
+    assert_eq!((cut.layers, cut.context, cut.window, notes.len()), (4, 5, 0, 1));
+    mentions(&notes[0], &["layer_types", "from 16 to the 5 positions of sliding_window"]);
     let none = json!({"use_sliding_window": true, "sliding_window": 0, "max_window_layers": 0});
     refused(&tensors, Some(&with(named("qwen2", "Qwen2Model"), none)), &["sliding_window", "positive"]);
 }

@@ -74,6 +74,8 @@ fn row(a: &Arch) -> String {
     let norms = match (a.post_norm, a.output_norms) {
         (true, _) => format!("{norm} behind"),
         (false, true) => format!("{norm} before and behind"),
+        (false, false) if a.normed_residual => format!("{norm} of the residual stream"),
+        (false, false) if !a.final_norm => format!("{norm}, none at the end"),
         (false, false) => norm.to_owned(),
     };
     let activation = match a.activation {
@@ -102,8 +104,9 @@ fn row(a: &Arch) -> String {
         (a.embedding_norm, "norm of the embedding".into()),
         (a.token_types > 0, format!("{} token types", a.token_types)),
         (a.head_transform, "transform before the head".into()),
-        (a.window > 0 && a.global_every == 0, "window".into()),
+        (a.window > 0 && a.global_every == 0 && a.window_from == 0, "window".into()),
         (a.window > 0 && a.global_every > 0, "window in some layers".into()),
+        (a.window > 0 && a.window_from > 0, "window in the upper layers".into()),
         (a.score_cap > 0.0, "capped scores".into()),
         (a.logit_cap > 0.0, "capped logits".into()),
         (a.cross, "attention to a source".into()),

@@ -17,7 +17,7 @@
 //! | 40 | 4 | CRC-32 of everything from offset 192 |
 //! | 44 | 4 | CRC-32 of the first 192 bytes with this field zero |
 //! | 48 | 4 | token that follows the start token, plus 1, or 0 |
-//! | 52 | 4 | zero |
+//! | 52 | 4 | window_from, u32 |
 //! | 56 | 4 | token that stands for a hidden one, plus 1, or 0 |
 //! | 60 | 1 | pooling: 0 mean, 1 first token |
 //! | 61 | 3 | zero |
@@ -27,7 +27,7 @@
 //! | 104 | 12 | norm_eps f32, rotary_dim u32, attention_scale f32 |
 //! | 116 | 4 | embedding_scale f32, 0 for 1 |
 //! | 120 | 6 | not causal, post_norm, token_types, embedding_norm, head_transform, headless |
-//! | 126 | 2 | zero |
+//! | 126 | 2 | no final_norm, normed_residual |
 //! | 128 | 4 | token that starts a sequence, or 0xFFFFFFFF |
 //! | 132 | 4 | number of tokens that end one, at most 6 |
 //! | 136 | 24 | those tokens, unused ones 0 |
@@ -41,7 +41,7 @@
 //! All numbers are little-endian.
 
 use super::BlobError;
-use crate::arch::{Activation, Arch, Biases, CROSS, ENCODER, Norm, Position, Wiring};
+use crate::arch::{Activation, Arch, Biases, CROSS, ENCODER, Norm, Position, SHAPING, Wiring};
 use crate::packing::{Layout, Packing};
 
 /// First bytes of every blob.
@@ -165,8 +165,11 @@ impl Header {
         if !matches!(group, 0 | 32 | 64) {
             return Err(BlobError::Field { field: "group", found: group });
         }
-        if !ENCODER && (u32_at(b, 120) != 0 || byte(b, 124) != 0 || byte(b, 125) != 0) {
+        if !ENCODER && (u32_at(b, 120) != 0 || u32_at(b, 124) != 0) {
             return Err(BlobError::Feature { feature: "encoder" });
+        }
+        if !SHAPING && u32_at(b, 52) != 0 {
+            return Err(BlobError::Feature { feature: "shaping" });
         }
         if !CROSS
             && (byte(b, 97) == Position::Relative as u8
@@ -217,6 +220,7 @@ impl Header {
                 bits => f32::from_bits(bits),
             },
             window: u32_at(b, 160),
+            window_from: if SHAPING { u32_at(b, 52) } else { 0 },
             global_every: u32_at(b, 164),
             score_cap: f32::from_bits(u32_at(b, 168)),
             logit_cap: f32::from_bits(u32_at(b, 172)),
@@ -231,6 +235,8 @@ impl Header {
             embedding_norm: ENCODER && field!(123, "embedding_norm", { 0 => false, 1 => true }),
             head_transform: ENCODER && field!(124, "head_transform", { 0 => false, 1 => true }),
             headless: ENCODER && field!(125, "headless", { 0 => false, 1 => true }),
+            final_norm: !ENCODER || field!(126, "no_final_norm", { 0 => true, 1 => false }),
+            normed_residual: ENCODER && field!(127, "normed_residual", { 0 => false, 1 => true }),
         };
         if let Err(e) = arch.validate() {
             return Err(BlobError::Arch(e));
@@ -268,8 +274,8 @@ impl Header {
         }
         let mut at = 13;
         while at < HEADER_BYTES {
-            let reserved = matches!(at, 13..16 | 52..56 | 61..64 | 126..128)
-                || !ENCODER && matches!(at, 56..61 | 120..126)
+            let reserved = matches!(at, 13..16 | 61..64)
+                || !ENCODER && matches!(at, 56..61 | 120..128)
                 || !CROSS && matches!(at, 48..52);
             if reserved && byte(b, at) != 0 {
                 return Err(BlobError::NotZero { offset: at as u64 });
@@ -334,6 +340,7 @@ impl Header {
         put(32, &self.tokenizer_len.to_le_bytes());
         put(40, &self.content_crc.to_le_bytes());
         put(48, &self.special.second.map_or(0, |id| id + 1).to_le_bytes());
+        put(52, &a.window_from.to_le_bytes());
         put(56, &self.special.mask.map_or(0, |id| id + 1).to_le_bytes());
         put(60, &[self.pooling as u8]);
         for (i, n) in
@@ -355,7 +362,7 @@ impl Header {
             put(116, &a.embedding_scale.to_bits().to_le_bytes());
         }
         put(120, &[u8::from(!a.causal), u8::from(a.post_norm), a.token_types as u8]);
-        put(123, &[a.embedding_norm, a.head_transform, a.headless].map(u8::from));
+        put(123, &[a.embedding_norm, a.head_transform, a.headless, !a.final_norm, a.normed_residual].map(u8::from));
         for (i, n) in [a.window, a.global_every, a.score_cap.to_bits(), a.logit_cap.to_bits()].iter().enumerate() {
             put(160 + 4 * i, &n.to_le_bytes());
         }
@@ -399,7 +406,7 @@ mod tests {
             Header { arch, packing, special, pooling, tensor_count, tokenizer_len, file_len, source_len, content_crc };
         let good = head.to_bytes();
         assert_eq!(Header::read(&good), Ok(head));
-        for at in 120..126 {
+        for at in 120..128 {
             let mut bad = good;
             bad[at] = 1;
             assert_eq!(Header::read(&bad), Err(BlobError::Feature { feature: "encoder" }), "{at}");

@@ -101,11 +101,16 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
         });
     }
 
-    /// A sublayer's input: `source`, normalised unless the model norms behind sublayers.
+    /// A sublayer's input: `source`, normalised unless the model norms behind sublayers. Some models keep what they
+    /// normalise as their residual stream.
     pub(super) fn input(&mut self, source: Source, (weight, bias): Norm<'_>) {
         let arch = self.model.arch();
+        let as_it_is = arch.norms_behind() || arch.norms_residual();
+        if arch.norms_residual() {
+            self.norm((weight, bias));
+        }
         self.prepare(source, Phase::Norm, 0, self.count, arch.dim as usize, &|backend, x, row| {
-            if arch.norms_behind() {
+            if as_it_is {
                 copy(x, row);
             } else {
                 backend.norm(arch.norm, arch.norm_eps, x, weight, bias, row);
