@@ -472,6 +472,15 @@ impl Arch {
         SHAPING && self.window > 0 && (self.global_every == 0 || !(layer + 1).is_multiple_of(self.global_every))
     }
 
+    /// How many layers see the last [`Arch::window`] positions only.
+    pub const fn windowed_layers(&self) -> u32 {
+        match self.global_every {
+            _ if !SHAPING || self.window == 0 => 0,
+            0 => self.layers,
+            every => self.layers - self.layers / every,
+        }
+    }
+
     /// Whether scores go through more than a scale.
     pub const fn shapes_scores(&self) -> bool {
         self.window > 0 || self.score_cap != 0.0 || matches!(self.position, Position::Alibi | Position::Relative)

@@ -173,10 +173,12 @@ impl Decoding {
     /// What an engine must be able to do.
     pub fn needs(&self, max_tokens: usize) -> Needs {
         let tail = u32::try_from(max_tokens).unwrap_or(u32::MAX).max(1);
+        // From a draft's end back to its beginning, and from the answer's end back to the prompt's.
+        let rewind = self.lookup.unwrap_or(0).saturating_add(if self.save_state.is_some() { tail } else { 0 });
         match (self.beams, self.lookup) {
             (Some(branches), _) => Needs { branches, tail, ..Needs::rows(1) },
-            (None, Some(draft)) => Needs::rows(draft + 1),
-            (None, None) => Needs::rows(1),
+            (None, Some(draft)) => Needs { rewind, ..Needs::rows(draft + 1) },
+            (None, None) => Needs { rewind, ..Needs::rows(1) },
         }
     }
 
