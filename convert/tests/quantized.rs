@@ -118,6 +118,8 @@ fn the_runtime_computes_what_numpy_computes() {
         "qwen3",
         "gemma2",
         "gemma3",
+        "mistral-many-windows",
+        "gemma3-many-windows",
         "bart",
     ]) {
         for layout in [Layout::Rows8, Layout::Dsp] {
