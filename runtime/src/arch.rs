@@ -165,6 +165,7 @@ pub struct Arch {
     /// The same for logits.
     pub logit_cap: f32,
     /// Positions that a query sees, its own and those before it (Mistral; Jiang et al., 2023, arXiv:2310.06825); 0 for all.
+    /// Layers with a window hold no more positions than they need, but [`Arch::context`] bounds a sequence all the same.
     pub window: u32,
     /// Every so-many-th layer sees all positions in spite of the window; 0 for none.
     pub global_every: u32,

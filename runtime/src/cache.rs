@@ -145,6 +145,8 @@ impl<'a> HeadCache<'a> {
     /// A cache of `head_dim` wide keys and values in `layout`, for whole tiles of positions: keys as a matrix whose rows are
     /// positions, values as one for each tile whose rows are dimensions and whose columns are its positions.
     ///
+    /// Of a sequence with more tiles than that, tile `t` of `n` lies at `t mod n`: a ring, for queries with a window.
+    ///
     /// `None` unless all four slices have the lengths of one number of tiles.
     pub fn new(
         layout: Layout,

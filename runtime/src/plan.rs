@@ -19,7 +19,8 @@ pub struct Limits {
     /// Positions a session can hold: prompt and answer together; at most the model's context.
     pub context: u32,
     /// Tokens of a prompt that are processed at a time. More cost scratch memory and make prompts faster, because each
-    /// weight is loaded once for all of them. No result depends on it.
+    /// weight is loaded once for all of them. No result depends on it. Above 32, layers with a window hold as many more
+    /// positions.
     pub chunk: u32,
     /// Positions whose logits are computed at a time where a caller wants those of every position. 1 is enough to
     /// generate.
@@ -330,7 +331,6 @@ impl Plan {
         let context = self.limits.context as usize;
         #[cfg(feature = "shaping")]
         if self.ring() < self.head_shape().positions {
-            // No more than a ring that is shorter than the context.
             return ring::SLACK as usize + self.rewind as usize;
         }
         context

@@ -84,10 +84,10 @@ pub struct Decoding {
         "allow", "regex", "logits",
     ])]
     pub lookup: Option<u32>,
-    /// Write the state behind the prompt, so that later prompts which begin alike need not compute it
+    /// Write the state behind the prompt (or source), so that later prompts which begin alike need not compute it
     #[arg(long, value_name = "FILE")]
     pub save_state: Option<PathBuf>,
-    /// Take what the prompt and a saved state have in common from there
+    /// Take what the prompt (or source) and a saved state have in common from there
     #[arg(long, value_name = "FILE")]
     pub load_state: Option<PathBuf>,
 }

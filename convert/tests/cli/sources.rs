@@ -88,19 +88,20 @@ fn states_are_saved_with_their_source_and_loaded() {
         let path = folder.path().join(name);
         let answer = |ids: &str, options: &[&str]| {
             let mut command = run(model(name));
-            command.args(["--ids", ids, "-n", "5", "--logits", "4"]).args(options);
+            command.args(["--ids", ids, "-n", "5"]).args(options);
             command
         };
+        let logits = |ids: &str, options: &[&str]| json(answer(ids, options).args(["--logits", "4"]));
         let state = path.to_str().expect("UTF-8");
-        let plain = json(&mut answer("5,6,7", &[]));
-        let saved = json(&mut answer("5,6,7", &["--save-state", state]));
+        let plain = logits("5,6,7", &[]);
+        let saved = logits("5,6,7", &["--save-state", state]);
         let bytes = std::fs::read(&path).expect("written");
         // All of the source, and the start of the answer but its last token.
-        let loaded = json(&mut answer("5,6,7", &["--load-state", state]));
+        let loaded = logits("5,6,7", &["--load-state", state]);
         assert_eq!(loaded["restored_tokens"], 3 + given - 1, "{name}");
         // Another source is encoded, whatever was saved.
-        let other = json(&mut answer("5,6,8", &[]));
-        let unlike = json(&mut answer("5,6,8", &["--load-state", state]));
+        let other = logits("5,6,8", &[]);
+        let unlike = logits("5,6,8", &["--load-state", state]);
         assert_eq!(unlike["restored_tokens"], 0, "{name}");
         for (found, expected) in [(&saved, &plain), (&loaded, &plain), (&unlike, &other)] {
             assert_eq!((&found["ids"], &found["logits"]), (&expected["ids"], &expected["logits"]), "{name}");

@@ -1,15 +1,9 @@
 //! In place of rings in a runtime that is built without windows: all layers hold all positions.
 
-use crate::arch::Arch;
-use crate::plan::{Limits, Plan};
+use crate::plan::Plan;
 
 /// Nothing that a snapshot would hold beside a window.
 pub(crate) const SLACK: u32 = 0;
-
-/// There is no layer with a window.
-pub(crate) const fn tiles(_: &Arch, _: Limits, _rewind: u32) -> u64 {
-    0
-}
 
 /// There is nothing to know.
 #[derive(Clone, Copy, Debug)]
