@@ -14,6 +14,11 @@ impl Rings {
         Self
     }
 
+    #[cfg(feature = "cross")]
+    pub(crate) const fn none() -> Self {
+        Self
+    }
+
     #[inline(always)]
     pub(crate) fn place(self, layer: usize, all: usize) -> (usize, usize) {
         (layer * all, all)
