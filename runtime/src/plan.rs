@@ -10,6 +10,7 @@ use crate::blob::{ALIGN, Model};
 use crate::branch;
 use crate::cache::{HeadShape, TILE};
 use crate::packing::Packing;
+#[cfg(feature = "shaping")]
 use crate::ring;
 use crate::snapshot;
 
