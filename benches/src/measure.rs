@@ -68,7 +68,9 @@ impl Buffers {
     /// Those of [`Plan::new`].
     pub fn new(model: &Model<'_>, context: usize, chunk: usize) -> anyhow::Result<Self> {
         let limit = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        // Rounds go back from an answer's end to the prompt's, which windows must not have forgotten.
         let plan = Plan::for_header(model.header(), Limits::new(limit(context), limit(chunk)))?;
+        let plan = plan.with_rewind(limit(context))?;
         let (cache, scratch) = (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
         Ok(Self { plan, cache, scratch })
     }

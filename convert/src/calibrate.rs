@@ -57,6 +57,8 @@ pub fn mean_keys(model: Model<'_>, text: &Text) -> Result<MeanKeys> {
     let context = arch.context.min(1024);
     let usage = |e: &dyn std::error::Error| Error::Usage(format!("measuring mean keys: {e}"));
     let mut plan = Plan::for_header(model.header(), Limits::new(context, 64)).map_err(|e| usage(&e))?;
+    // All keys are read when a text is at its end.
+    plan = plan.with_rewind(context).map_err(|e| usage(&e))?;
     let encoder = model.source();
     if let Some(encoder) = &encoder {
         let positions = encoder.arch().context.min(ENCODED as u32);

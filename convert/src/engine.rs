@@ -27,10 +27,13 @@ pub trait Engine {
     /// As [`Session::encode_source`].
     fn encode_source(&mut self, ids: &[u32]) -> Result<()>;
 
+    /// As [`Sequence::rewind_room`].
+    fn rewind_room(&self) -> usize;
+
     /// Forgets all but the first `position` tokens.
     ///
     /// # Errors
-    /// Fewer are there.
+    /// Fewer are there, or more are to be forgotten than [`Engine::rewind_room`] says.
     fn rewind(&mut self, position: usize) -> Result<()>;
 
     /// Appends `ids`; `logits` receives those behind the last one.
@@ -57,17 +60,19 @@ pub trait Engine {
     /// As [`Engine::prefill`], or not one id for each branch.
     fn step_branches(&mut self, ids: &[u32], visit: &mut dyn FnMut(usize, &[f32])) -> Result<()>;
 
-    /// A snapshot of the state, which is that behind `ids`.
+    /// A snapshot of the state, which is that behind `ids`, and of an encoder-decoder behind `source`.
     ///
     /// # Errors
     /// The engine has no snapshots, or holds other tokens.
-    fn snapshot(&mut self, ids: &[u32]) -> Result<Vec<u8>>;
+    fn snapshot(&mut self, source: &[u32], ids: &[u32]) -> Result<Vec<u8>>;
 
-    /// Takes as much from a snapshot as `prompt` begins alike, but its last token; returns how many tokens that are.
+    /// Takes as much from a snapshot as `prompt` begins alike, but its last token, and of an encoder-decoder first the
+    /// source; nothing if that is another than `source`, which is then to be encoded. Returns how many tokens it took, those
+    /// of the source included.
     ///
     /// # Errors
     /// The engine has no snapshots, or the snapshot is damaged or another model's.
-    fn restore(&mut self, snapshot: &[u8], prompt: &[u32]) -> Result<usize>;
+    fn restore(&mut self, snapshot: &[u8], source: &[u32], prompt: &[u32]) -> Result<usize>;
 }
 
 impl Sequence for dyn Engine + '_ {
@@ -79,6 +84,10 @@ impl Sequence for dyn Engine + '_ {
 
     fn context(&self) -> usize {
         Engine::context(self)
+    }
+
+    fn rewind_room(&self) -> usize {
+        Engine::rewind_room(self)
     }
 
     fn rewind(&mut self, position: usize) -> Result<()> {
@@ -123,6 +132,10 @@ impl<W: Workers + Sync> Engine for Session<'_, '_, W> {
         Ok(Session::encode_source(self, ids)?)
     }
 
+    fn rewind_room(&self) -> usize {
+        self.plan().rewind_room()
+    }
+
     fn rewind(&mut self, position: usize) -> Result<()> {
         Ok(Session::rewind(self, position)?)
     }
@@ -146,18 +159,21 @@ impl<W: Workers + Sync> Engine for Session<'_, '_, W> {
         Ok(Session::step_branches(self, ids, visit)?)
     }
 
-    fn snapshot(&mut self, ids: &[u32]) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; self.plan().snapshot_bytes(ids.len() as u32)];
-        let len = Session::snapshot(self, ids, &mut bytes)?;
+    fn snapshot(&mut self, source: &[u32], ids: &[u32]) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.plan().snapshot_bytes_with_source(source.len() as u32, ids.len() as u32)];
+        let len = self.snapshot_with_source(source, ids, &mut bytes)?;
         bytes.truncate(len);
         Ok(bytes)
     }
 
-    fn restore(&mut self, snapshot: &[u8], prompt: &[u32]) -> Result<usize> {
+    fn restore(&mut self, snapshot: &[u8], source: &[u32], prompt: &[u32]) -> Result<usize> {
         let snapshot = Snapshot::new(snapshot, self.model())?;
+        if !snapshot.source_ids().eq(source.iter().copied()) {
+            return Ok(0);
+        }
         let keep = snapshot.in_common(prompt);
         Session::restore(self, &snapshot, keep)?;
-        Ok(keep)
+        Ok(source.len() + keep)
     }
 }
 
@@ -196,6 +212,10 @@ impl Engine for Branches {
     fn encode_source(&mut self, ids: &[u32]) -> Result<()> {
         self.others.clear();
         self.first.encode_source(ids)
+    }
+
+    fn rewind_room(&self) -> usize {
+        usize::MAX
     }
 
     fn rewind(&mut self, position: usize) -> Result<()> {
@@ -242,11 +262,11 @@ impl Engine for Branches {
         Ok(())
     }
 
-    fn snapshot(&mut self, _: &[u32]) -> Result<Vec<u8>> {
+    fn snapshot(&mut self, _: &[u32], _: &[u32]) -> Result<Vec<u8>> {
         Err(no_snapshots())
     }
 
-    fn restore(&mut self, _: &[u8], _: &[u32]) -> Result<usize> {
+    fn restore(&mut self, _: &[u8], _: &[u32], _: &[u32]) -> Result<usize> {
         Err(no_snapshots())
     }
 }

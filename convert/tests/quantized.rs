@@ -124,6 +124,8 @@ fn the_runtime_computes_what_numpy_computes() {
         "qwen3",
         "gemma2",
         "gemma3",
+        "mistral-many-windows",
+        "gemma3-many-windows",
         "bart",
         "t5-gated",
     ]) {

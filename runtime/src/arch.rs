@@ -172,6 +172,7 @@ pub struct Arch {
     /// The same for logits.
     pub logit_cap: f32,
     /// Positions that a query sees, its own and those before it (Mistral; Jiang et al., 2023, arXiv:2310.06825); 0 for all.
+    /// Layers with a window hold no more positions than they need, but [`Arch::context`] bounds a sequence all the same.
     pub window: u32,
     /// The first layer with the window.
     pub window_from: u32,
@@ -429,6 +430,33 @@ const MAX_BEFORE: usize = if CROSS {
 const MAX_LAYER: usize = if CROSS { 26 } else { 17 };
 const MAX_AFTER: usize = if ENCODER { 8 } else { 4 };
 
+/// [`Arch::window`], and the layers that have it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Windows {
+    pub(crate) window: u32,
+    pub(crate) from: u32,
+    pub(crate) global_every: u32,
+}
+
+impl Windows {
+    /// Whether that layer has it.
+    pub(crate) const fn has(self, layer: u32) -> bool {
+        if self.window == 0 || layer < self.from {
+            return false;
+        }
+        self.global_every == 0 || !(layer - self.from + 1).is_multiple_of(self.global_every)
+    }
+
+    /// How many of the first `layers` layers have it.
+    pub(crate) const fn before(self, layers: u32) -> u32 {
+        if self.window == 0 || layers <= self.from {
+            return 0;
+        }
+        let layers = layers - self.from;
+        if self.global_every == 0 { layers } else { layers - layers / self.global_every }
+    }
+}
+
 impl Arch {
     /// A record with every option at its plainest: LayerNorm without biases, learned positions, a plain GELU MLP, a tied
     /// head, scores and embeddings as they are; and every size 1. Records are written as what differs from it, so they
@@ -479,12 +507,20 @@ impl Arch {
         !matches!(self.wiring, Wiring::Sequential)
     }
 
+    /// Which layers have a window.
+    pub(crate) const fn windows(&self) -> Windows {
+        let window = if SHAPING { self.window } else { 0 };
+        Windows { window, from: self.window_from, global_every: self.global_every }
+    }
+
     /// Whether queries of that layer see the last [`Arch::window`] positions only.
     pub const fn windowed(&self, layer: u32) -> bool {
-        if !SHAPING || self.window == 0 || layer < self.window_from {
-            return false;
-        }
-        self.global_every == 0 || !(layer - self.window_from + 1).is_multiple_of(self.global_every)
+        self.windows().has(layer)
+    }
+
+    /// How many layers see the last [`Arch::window`] positions only.
+    pub const fn windowed_layers(&self) -> u32 {
+        self.windows().before(self.layers)
     }
 
     /// Whether scores go through more than a scale.

@@ -10,13 +10,17 @@
 //! into a result.
 //!
 //! Where a session has several branches, a table says for each of them where its tiles lie ([`crate::branch`]), so that
-//! branches share tiles. Without branches the table is empty and tiles lie in order.
+//! branches share tiles. Without branches the table is empty and tiles lie in order; in layers with a window, which hold
+//! the last positions only ([`crate::ring`]), the order begins again where their place ends.
 
-use crate::arch::Arch;
+use core::ops::Range;
+
+use crate::arch::{Arch, SHAPING};
 use crate::branch::{self, Branches, Places};
 use crate::kernel::Backend;
 use crate::packing::{Layout, QUAD, round_up};
 use crate::plan::{Plan, aligned};
+use crate::ring::Rings;
 
 /// Positions that attention takes at a time.
 pub(crate) const TILE: usize = 32;
@@ -33,6 +37,13 @@ pub(crate) struct HeadShape {
 impl HeadShape {
     pub(crate) const fn new(arch: &Arch, layout: Layout, context: u32) -> Self {
         Self { layout, head_dim: arch.head_dim as usize, positions: round_up(context as usize, TILE) }
+    }
+
+    /// Where tile number `at` of the order lies.
+    #[inline(always)]
+    pub(crate) const fn wrap(&self, at: usize) -> usize {
+        let tiles = self.positions / TILE;
+        if SHAPING && at >= tiles && tiles > 0 { at % tiles } else { at }
     }
 
     /// Bytes of a key.
@@ -85,25 +96,27 @@ impl HeadShape {
 }
 
 impl Saved<&mut [u8]> {
-    /// Zeros for all that no position before `visible` has written.
-    fn clear(&mut self, shape: HeadShape, visible: usize) {
+    /// Zeros for all that is not of the positions `held`.
+    fn clear(&mut self, shape: HeadShape, held: &Range<usize>) {
         let HeadShape { layout, head_dim, .. } = shape;
-        for position in visible..TILE {
+        for position in (0..TILE).filter(|position| !held.contains(position)) {
+            for scales in [&mut self.key_scales, &mut self.value_scales] {
+                if let Some(scale) = scales.as_chunks_mut::<{ size_of::<f32>() }>().0.get_mut(position) {
+                    *scale = [0; size_of::<f32>()];
+                }
+            }
             for dim in (0..shape.key_bytes()).step_by(QUAD) {
                 let at = layout.quad_offset(position, dim, head_dim);
                 self.keys.get_mut(at..at + QUAD).unwrap_or(&mut []).fill(0);
             }
         }
         for row in 0..shape.value_rows() {
-            for position in if row < head_dim { visible } else { 0 }..TILE {
+            for position in (0..TILE).filter(|position| row >= head_dim || !held.contains(position)) {
                 let at = layout.quad_offset(row, position, TILE);
                 if let Some(quad) = self.values.get_mut(at..).and_then(|quad| quad.first_chunk_mut()) {
                     layout.replace(quad, position % QUAD, 0);
                 }
             }
-        }
-        for scales in [&mut self.key_scales, &mut self.value_scales] {
-            scales.get_mut(visible * size_of::<f32>()..).unwrap_or(&mut []).fill(0);
         }
     }
 }
@@ -132,6 +145,8 @@ impl<'a> HeadCache<'a> {
     /// A cache of `head_dim` wide keys and values in `layout`, for whole tiles of positions: keys as a matrix whose rows are
     /// positions, values as one for each tile whose rows are dimensions and whose columns are its positions.
     ///
+    /// Of a sequence with more tiles than that, tile `t` of `n` lies at `t mod n`: a ring, for queries with a window.
+    ///
     /// `None` unless all four slices have the lengths of one number of tiles.
     pub fn new(
         layout: Layout,
@@ -153,7 +168,7 @@ impl<'a> HeadCache<'a> {
     #[inline(always)]
     pub(crate) fn tiles(&self, first: usize, visible: usize) -> impl Iterator<Item = Tile<'a>> + use<'a> {
         let cache = *self;
-        (first..visible.div_ceil(TILE)).map_while(move |tile| cache.tile(cache.places.of(tile)))
+        (first..visible.div_ceil(TILE)).map_while(move |tile| cache.tile(cache.shape.wrap(cache.places.of(tile))))
     }
 
     /// The tile that lies at `place`.
@@ -195,7 +210,7 @@ impl HeadCacheMut<'_> {
     /// Quantizes a centred key and a value (`head_dim` each) into the entry of `position`; `q` is room for one of them.
     pub(crate) fn write(&mut self, backend: Backend, position: usize, key: &[f32], value: &[f32], q: &mut [i8]) {
         let HeadShape { layout, head_dim, .. } = self.shape;
-        let (tile, column) = (self.places.of(position / TILE), position % TILE);
+        let (tile, column) = (self.shape.wrap(self.places.of(position / TILE)), position % TILE);
         let position = tile * TILE + column;
         let Some(q) = q.get_mut(..self.shape.key_bytes()) else { return };
         let quantize = |x: &[f32], q: &mut [i8], scale: Option<&mut f32>| {
@@ -245,9 +260,11 @@ pub(crate) struct Caches<'b> {
 /// The cache of all layers and heads, in its buffer.
 #[derive(Debug)]
 pub(crate) struct Cache<'b> {
+    /// Of heads that hold all positions.
     shape: HeadShape,
     kv_heads: usize,
     pub(crate) branches: Branches<'b>,
+    pub(crate) rings: Rings,
     keys: &'b mut [u8],
     values: &'b mut [u8],
     key_scales: &'b mut [f32],
@@ -269,16 +286,17 @@ impl<'b> Cache<'b> {
 
     fn carve_own(plan: &Plan, buffer: &'b mut [u8]) -> Option<Self> {
         let shape = plan.head_shape();
-        let (kv_heads, heads) =
-            (plan.arch().kv_heads as usize, plan.arch().kv_heads as usize * plan.arch().cached_layers() as usize);
-        let (scales, rest) = buffer.split_at_mut_checked(2 * heads * shape.positions * size_of::<f32>())?;
+        let kv_heads = plan.arch().kv_heads as usize;
+        let positions = kv_heads * plan.cached_positions();
+        let (scales, rest) = buffer.split_at_mut_checked(2 * positions * size_of::<f32>())?;
         let scales: &mut [f32] = bytemuck::try_cast_slice_mut(scales).ok()?;
-        let (key_scales, value_scales) = scales.split_at_mut_checked(heads * shape.positions)?;
-        let (keys, rest) = rest.split_at_mut_checked(heads * shape.keys())?;
-        let (values, rest) = rest.split_at_mut_checked(heads * shape.values())?;
+        let (key_scales, value_scales) = scales.split_at_mut_checked(positions)?;
+        let (keys, rest) = rest.split_at_mut_checked(positions * shape.key_bytes())?;
+        let (values, rest) = rest.split_at_mut_checked(positions * shape.value_rows())?;
         let table = rest.get_mut(..branch::table_bytes(plan.limits().context, plan.branches()) as usize)?;
         let branches = Branches::new(plan, bytemuck::try_cast_slice_mut(table).ok()?);
-        Some(Self { shape, kv_heads, branches, keys, values, key_scales, value_scales })
+        let rings = Rings::new(plan);
+        Some(Self { shape, kv_heads, branches, rings, keys, values, key_scales, value_scales })
     }
 
     /// The source's cache, if there is one, and what is behind it.
@@ -292,8 +310,8 @@ impl<'b> Cache<'b> {
         let (key_scales, value_scales) = bytemuck::try_cast_slice_mut(bytes).ok()?.split_at_mut_checked(scales)?;
         let (keys, rest) = rest.split_at_mut_checked((heads * shape.keys()).max(borrowed * encoder.keys()))?;
         let (values, rest) = rest.split_at_mut_checked((heads * shape.values()).max(borrowed * encoder.values()))?;
-        let (kv_heads, branches) = (plan.arch().kv_heads as usize, Branches::one());
-        Some((Some(Self { shape, kv_heads, branches, keys, values, key_scales, value_scales }), rest))
+        let (kv_heads, branches, rings) = (plan.arch().kv_heads as usize, Branches::one(), Rings::none());
+        Some((Some(Self { shape, kv_heads, branches, rings, keys, values, key_scales, value_scales }), rest))
     }
 
     /// Makes it a cache of other heads, forgetting what it holds: the encoder's, while it works on a source.
@@ -304,12 +322,13 @@ impl<'b> Cache<'b> {
 
     /// The heads of layer `layer`, in ascending order.
     pub(crate) fn heads_mut(&mut self, layer: usize) -> impl Iterator<Item = HeadCacheMut<'_>> {
-        let (shape, places) = (self.shape, self.branches.places());
-        let range = layer * self.kv_heads..(layer + 1) * self.kv_heads;
-        let bytes = |per_head: usize| range.start * per_head..range.end * per_head;
-        let keys = self.keys.get_mut(bytes(shape.keys())).unwrap_or(&mut []).chunks_exact_mut(shape.keys());
-        let values = self.values.get_mut(bytes(shape.values())).unwrap_or(&mut []).chunks_exact_mut(shape.values());
-        let positions = bytes(shape.positions);
+        let (before, positions) = self.rings.place(layer, self.shape.positions);
+        let (shape, places) = (HeadShape { positions, ..self.shape }, self.branches.places());
+        let (start, end) = (before * self.kv_heads, (before + positions) * self.kv_heads);
+        let bytes = |per_position: usize| start * per_position..end * per_position;
+        let keys = self.keys.get_mut(bytes(shape.key_bytes())).unwrap_or(&mut []).chunks_exact_mut(shape.keys());
+        let values = self.values.get_mut(bytes(shape.value_rows())).unwrap_or(&mut []).chunks_exact_mut(shape.values());
+        let positions = bytes(1);
         let key_scales = self.key_scales.get_mut(positions.clone()).unwrap_or(&mut []);
         let value_scales = self.value_scales.get_mut(positions).unwrap_or(&mut []);
         let scales = key_scales.chunks_exact_mut(shape.positions).zip(value_scales.chunks_exact_mut(shape.positions));
@@ -327,7 +346,7 @@ impl<'b> Cache<'b> {
     pub(crate) fn read_key(&mut self, layer: usize, head: usize, position: usize, key: &mut [f32]) {
         let HeadShape { layout, head_dim, .. } = self.shape;
         let Some(head) = self.heads_mut(layer).nth(head) else { return key.fill(0.0) };
-        let position = head.places.of(position / TILE) * TILE + position % TILE;
+        let position = head.shape.wrap(head.places.of(position / TILE)) * TILE + position % TILE;
         let scale = head.key_scales.get(position).copied().unwrap_or(0.0);
         for (i, out) in key.chunks_mut(QUAD).enumerate() {
             let at = layout.quad_offset(position, i * QUAD, head_dim);
@@ -338,50 +357,56 @@ impl<'b> Cache<'b> {
         }
     }
 
-    /// Bytes of a snapshot's tile: of all layers and heads.
-    pub(crate) fn tile_bytes(&self) -> usize {
-        self.key_scales.len() / self.shape.positions.max(1) * self.shape.tile_bytes()
-    }
-
-    /// Copies tile `tile` of the selected branch, of all layers and heads, to `out` ([`Cache::tile_bytes`]): keys, values
-    /// and the scales of both, with zeros from position `visible` of the tile on.
-    pub(crate) fn save_tile(&self, tile: usize, visible: usize, out: &mut [u8]) {
-        let (shape, at) = (self.shape, self.branches.places().of(tile));
-        let heads = self.keys.chunks_exact(shape.keys()).zip(self.values.chunks_exact(shape.values()));
-        let scales = self.key_scales.chunks_exact(shape.positions).zip(self.value_scales.chunks_exact(shape.positions));
-        for (((keys, values), (key_scales, value_scales)), out) in
-            heads.zip(scales).zip(out.chunks_exact_mut(shape.tile_bytes()))
-        {
-            let head = HeadCache { shape, places: Places::default(), keys, values, key_scales, value_scales };
+    /// Copies tile `tile` of the selected branch, of all heads of a layer, to `out`, one [`HeadShape::tile_bytes`] behind the
+    /// other: keys, values and the scales of both, with zeros for all positions but `held`.
+    pub(crate) fn save_tile(&mut self, layer: usize, tile: usize, held: &Range<usize>, out: &mut [u8]) {
+        let start = tile * TILE;
+        let held = held.start.saturating_sub(start)..held.end.saturating_sub(start);
+        let bytes = self.shape.tile_bytes();
+        for (head, out) in self.heads_mut(layer).zip(out.chunks_exact_mut(bytes)) {
+            let (shape, at) = (head.shape, head.shape.wrap(head.places.of(tile)));
+            let head = head.view();
             let (Some(tile), Some(mut parts)) = (head.tile(at), shape.parts_mut(out)) else { return };
             parts.keys.copy_from_slice(tile.keys);
             parts.values.copy_from_slice(tile.values);
             parts.key_scales.copy_from_slice(bytemuck::cast_slice(tile.key_scales));
             parts.value_scales.copy_from_slice(bytemuck::cast_slice(tile.value_scales));
-            parts.clear(shape, visible.min(TILE));
+            parts.clear(shape, &held);
         }
     }
 
     /// The reverse of [`Cache::save_tile`].
-    pub(crate) fn load_tile(&mut self, tile: usize, from: &[u8]) {
-        let (shape, at) = (self.shape, self.branches.places().of(tile));
+    pub(crate) fn load_tile(&mut self, layer: usize, tile: usize, from: &[u8]) {
         fn put<T: bytemuck::Pod>(all: &mut [T], at: usize, from: &[u8]) {
             let tile = from.len() / size_of::<T>();
             if let Some(tile) = all.get_mut(at * tile..(at + 1) * tile) {
                 bytemuck::cast_slice_mut(tile).copy_from_slice(from);
             }
         }
-        let heads = self.keys.chunks_exact_mut(shape.keys()).zip(self.values.chunks_exact_mut(shape.values()));
-        let scales =
-            self.key_scales.chunks_exact_mut(shape.positions).zip(self.value_scales.chunks_exact_mut(shape.positions));
-        for (((keys, values), (key_scales, value_scales)), from) in
-            heads.zip(scales).zip(from.chunks_exact(shape.tile_bytes()))
-        {
+        let bytes = self.shape.tile_bytes();
+        for (head, from) in self.heads_mut(layer).zip(from.chunks_exact(bytes)) {
+            let (shape, at) = (head.shape, head.shape.wrap(head.places.of(tile)));
             let Some(parts) = shape.parts(from) else { return };
-            put(keys, at, parts.keys);
-            put(values, at, parts.values);
-            put(key_scales, at, parts.key_scales);
-            put(value_scales, at, parts.value_scales);
+            put(head.keys, at, parts.keys);
+            put(head.values, at, parts.values);
+            put(head.key_scales, at, parts.key_scales);
+            put(head.value_scales, at, parts.value_scales);
+        }
+    }
+
+    /// Turns to a branch, to write its positions before `end`.
+    #[inline(always)]
+    pub(crate) fn select(&mut self, branch: usize, end: usize) {
+        self.branches.select(branch, end);
+        self.rings.advance(end);
+    }
+
+    /// Keeps the first branch alone, and of it the positions before `end`.
+    #[inline(always)]
+    pub(crate) fn cut(&mut self, end: usize) {
+        self.branches.cut(end);
+        if end == 0 {
+            self.rings.restart(0);
         }
     }
 

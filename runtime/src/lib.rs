@@ -85,6 +85,11 @@ pub mod math;
 pub mod matrix;
 pub mod packing;
 pub mod plan;
+#[cfg(feature = "shaping")]
+mod ring;
+#[cfg(not(feature = "shaping"))]
+#[path = "ring/none.rs"]
+mod ring;
 pub mod session;
 pub mod snapshot;
 pub mod tokenizer;

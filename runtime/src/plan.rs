@@ -10,6 +10,8 @@ use crate::blob::{ALIGN, Model};
 use crate::branch;
 use crate::cache::{HeadShape, TILE};
 use crate::packing::Packing;
+#[cfg(feature = "shaping")]
+use crate::ring;
 use crate::snapshot;
 
 /// What the caller chooses.
@@ -18,7 +20,8 @@ pub struct Limits {
     /// Positions a session can hold: prompt and answer together; at most the model's context.
     pub context: u32,
     /// Tokens of a prompt that are processed at a time. More cost scratch memory and make prompts faster, because each
-    /// weight is loaded once for all of them. No result depends on it.
+    /// weight is loaded once for all of them. No result depends on it. Above 32, layers with a window hold as many more
+    /// positions.
     pub chunk: u32,
     /// Positions whose logits are computed at a time where a caller wants those of every position. 1 is enough to
     /// generate.
@@ -105,6 +108,9 @@ pub struct Plan {
     limits: Limits,
     branches: u32,
     tail: u32,
+    /// Positions to go back by, beside those that always can be.
+    #[cfg(feature = "shaping")]
+    rewind: u32,
     /// The encoder of an encoder-decoder, and how many tokens of a source it takes.
     #[cfg(feature = "cross")]
     source: Option<SourcePlan>,
@@ -244,6 +250,8 @@ impl Plan {
             limits,
             branches: 1,
             tail: 0,
+            #[cfg(feature = "shaping")]
+            rewind: 0,
             #[cfg(feature = "cross")]
             source: None,
             cache_bytes: 0,
@@ -300,6 +308,35 @@ impl Plan {
         Self { source: Some(SourcePlan { arch: source.arch, positions }), ..self }.sized()
     }
 
+    /// The same with room to go back by `positions` positions more than [`Plan::rewind_room`] says without it, at any time.
+    /// Layers with a window keep so many positions more; if that makes them all positions of the context, no rewind is
+    /// ever too far. Costs nothing where no layer has a window.
+    ///
+    /// # Errors
+    /// More bytes than this machine can address.
+    ///
+    /// ```
+    /// # use thumbformer::{Limits, Plan, plan::PlanError, blob::header::Header};
+    /// # fn plan(header: &Header) -> Result<Plan, PlanError> {
+    /// Plan::for_header(header, Limits::new(4096, 8))?.with_rewind(300) // answers of 300 tokens, asked for again
+    /// # }
+    /// ```
+    #[cfg(feature = "shaping")]
+    pub const fn with_rewind(self, positions: u32) -> Result<Self, PlanError> {
+        Self { rewind: positions, ..self }.sized()
+    }
+
+    /// Positions by which a session can go back at any time: the whole context, unless layers with a window keep their last
+    /// positions only ([`Session::rewind`](crate::Session::rewind)); then 32, and what [`Plan::with_rewind`] adds.
+    pub const fn rewind_room(&self) -> usize {
+        let context = self.limits.context as usize;
+        #[cfg(feature = "shaping")]
+        if self.ring() < self.head_shape().positions {
+            return ring::SLACK as usize + self.rewind as usize;
+        }
+        context
+    }
+
     /// [`Plan::for_header`] for a checked model, with room for sources as long as its encoder allows, if it has one.
     ///
     /// # Errors
@@ -354,8 +391,10 @@ impl Plan {
         let Self { arch, packing, limits, .. } = self;
         let shape = HeadShape::new(&arch, packing.layout, limits.context);
         let tiles = branch::pool(limits.context, self.branches, self.tail);
+        let windowed = arch.windowed_layers() as u64;
+        let tiles = (arch.cached_layers() as u64 - windowed) * tiles + windowed * self.ring_tiles();
         let slack = ALIGN as u64 - 1;
-        let cache = arch.cached_layers() as u64 * arch.kv_heads as u64 * tiles * shape.tile_bytes() as u64
+        let cache = arch.kv_heads as u64 * tiles * shape.tile_bytes() as u64
             + branch::table_bytes(limits.context, self.branches)
             + self.source_bytes()
             + slack;
@@ -410,17 +449,50 @@ impl Plan {
         self.tail
     }
 
-    /// Bytes of a [`snapshot`] of `tokens` tokens (at most the context's).
+    /// Bytes of a [`snapshot`] of `tokens` tokens (at most the context's); a session that was rewound may write fewer.
     pub const fn snapshot_bytes(&self, tokens: u32) -> usize {
-        let tokens = if tokens < self.limits.context { tokens } else { self.limits.context } as usize;
-        let heads = self.arch.cached_layers() as usize * self.arch.kv_heads as usize;
-        let tile = HeadShape::new(&self.arch, self.packing.layout, self.limits.context).tile_bytes();
-        snapshot::HEAD + 4 * tokens + tokens.div_ceil(TILE) * heads * tile
+        let tokens = if tokens < self.limits.context { tokens } else { self.limits.context };
+        snapshot::Extent::new(&self.arch, self.packing, tokens).bytes() as usize
+    }
+
+    /// The same of an encoder-decoder, with a source of `source` tokens (at most as many as planned).
+    #[cfg(feature = "cross")]
+    pub const fn snapshot_bytes_with_source(&self, source: u32, tokens: u32) -> usize {
+        let most = match &self.source {
+            Some(source) => source.positions,
+            None => 0,
+        };
+        let tokens = if tokens < self.limits.context { tokens } else { self.limits.context };
+        let extent = snapshot::Extent::new(&self.arch, self.packing, tokens);
+        extent.with_source(if source < most { source } else { most }).bytes() as usize
     }
 
     pub(crate) const fn head_shape(&self) -> HeadShape {
         let tiles = branch::pool(self.limits.context, self.branches, self.tail) as usize;
         HeadShape { positions: tiles * TILE, ..HeadShape::new(&self.arch, self.packing.layout, self.limits.context) }
+    }
+
+    /// Tiles of layers with a window.
+    const fn ring_tiles(&self) -> u64 {
+        let all = branch::pool(self.limits.context, self.branches, self.tail);
+        #[cfg(feature = "shaping")]
+        if self.branches == 1 && self.arch.windowed_layers() > 0 {
+            // Branches share tiles, and each would need another window's.
+            let tiles = ring::tiles(&self.arch, self.limits, self.rewind);
+            return if tiles < all { tiles } else { all };
+        }
+        all
+    }
+
+    /// Positions of layers with a window; as many as of the others, unless a ring is shorter.
+    pub(crate) const fn ring(&self) -> usize {
+        self.ring_tiles() as usize * TILE
+    }
+
+    /// Positions of one KV head in all layers together.
+    pub(crate) const fn cached_positions(&self) -> usize {
+        let windowed = self.arch.windowed_layers() as usize;
+        (self.arch.cached_layers() as usize - windowed) * self.head_shape().positions + windowed * self.ring()
     }
 
     pub(crate) const fn widths(&self) -> Widths {

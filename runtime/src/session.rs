@@ -86,6 +86,13 @@ pub enum SessionError {
         /// Positions asked to keep.
         asked: usize,
     },
+    /// Layers with a window have forgotten what the token behind so few positions would see.
+    Forgotten {
+        /// Positions asked to keep.
+        asked: usize,
+        /// The fewest that can be kept, other than none.
+        fewest: usize,
+    },
     /// The model is an encoder: it takes in a text at once and has no next token.
     Encoder,
     /// The model is no encoder: its tokens see only those before them.
@@ -160,6 +167,12 @@ impl core::fmt::Display for SessionError {
             }
             SessionError::Rewind { position, asked } => {
                 write!(f, "cannot rewind to {asked}: only {position} positions are in use")
+            }
+            SessionError::Forgotten { asked, fewest } => {
+                write!(
+                    f,
+                    "cannot rewind to {asked}: layers with a window have kept what is needed from {fewest} on only"
+                )
             }
             SessionError::Encoder => {
                 write!(f, "the model is an encoder: it takes in a text at once and continues none")
@@ -288,12 +301,21 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
     /// Forgets all but the first `position` tokens; what follows has the same bits as if they had been the only ones. Of
     /// several branches the first remains.
     ///
+    /// Layers with a window ([`Arch::window`](crate::arch::Arch::window)) keep no more positions than they need, so in a
+    /// model that has any, a session can go back to 0 and by [`Plan::rewind_room`] positions, counted from the most that it
+    /// has held since it was empty; perhaps a little further. [`Plan::with_rewind`] makes room for more.
+    ///
     /// # Errors
-    /// Fewer tokens are there, or the model is an encoder.
+    /// Fewer tokens are there, a layer with a window has forgotten what it needs, or the model is an encoder; the session
+    /// is then unchanged.
     pub fn rewind(&mut self, position: usize) -> Result<(), SessionError> {
         self.check_decoder()?;
         if position > self.position {
             return Err(SessionError::Rewind { position: self.position, asked: position });
+        }
+        let fewest = self.cache.rings.shortest();
+        if position > 0 && position < fewest {
+            return Err(SessionError::Forgotten { asked: position, fewest });
         }
         self.keep(position);
         Ok(())
@@ -369,7 +391,7 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
         self.check_ids(ids)?;
         self.check_room(1, self.cache.branches.limit(self.context()))?;
         for (branch, id) in ids.iter().enumerate() {
-            self.cache.branches.select(branch, self.position + 1);
+            self.cache.select(branch, self.position + 1);
             self.chunk(1).forward(core::slice::from_ref(id), &[], |_, _| ());
             self.head(0, 1);
             visit(branch, self.logits(0));
@@ -402,54 +424,79 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
         Ok(())
     }
 
-    /// Writes a [`snapshot`] to the front of `out` and returns its length, [`Plan::snapshot_bytes`]. `ids`
+    /// Writes a [`snapshot`] to the front of `out` and returns its length, [`Plan::snapshot_bytes`] at most. `ids`
     /// are the tokens that the session holds, which it does not know itself. Of several branches it is the first.
     ///
     /// # Errors
-    /// An encoder; not as many ids as positions in use; an `out` that is too small.
+    /// An encoder, or an encoder-decoder (`snapshot_with_source` is for that); not as many ids as positions in use; an
+    /// `out` that is too small.
     pub fn snapshot(&mut self, ids: &[u32], out: &mut [u8]) -> Result<usize, SnapshotError> {
+        self.write_snapshot(&[], ids, out)
+    }
+
+    fn write_snapshot(&mut self, source_ids: &[u32], ids: &[u32], out: &mut [u8]) -> Result<usize, SnapshotError> {
         if self.model.arch().is_encoder() {
             return Err(SnapshotError::Encoder);
-        }
-        if self.model.arch().has_cross() {
-            return Err(SnapshotError::Source);
         }
         if ids.len() != self.position {
             return Err(SnapshotError::Ids { expected: self.position, found: ids.len() });
         }
-        self.cache.branches.select(0, self.position);
-        snapshot::write(&self.model, &self.plan, &mut self.cache, ids, out)
+        #[cfg(feature = "cross")]
+        let source = match &mut self.source {
+            Some(source) => {
+                source.check_ids(source_ids)?;
+                Some(&mut source.cache)
+            }
+            None if source_ids.is_empty() && !self.model.arch().cross => None,
+            None => return Err(SnapshotError::SourceIds { expected: 0, found: source_ids.len() }),
+        };
+        #[cfg(not(feature = "cross"))]
+        let source = None;
+        self.cache.select(0, self.position);
+        snapshot::write(&self.model, &mut self.cache, ids, source, source_ids, out)
     }
 
-    /// Replaces what the session holds by the first `keep` tokens of a snapshot (all, if it has fewer), with the same bits
-    /// as if they had been given to [`Session::prefill`] now. Logits are not restored: give at least one more token.
+    /// Replaces what the session holds by the first `keep` tokens of a snapshot (all, if it has fewer) and its source, if
+    /// there is one, with the same bits as if they had been given to [`Session::prefill`] now. Logits are not restored:
+    /// give at least one more token.
     ///
     /// # Errors
-    /// A snapshot of another model, or more tokens than the context; the session is then unchanged.
+    /// A snapshot of another model, more tokens than the context or than the plan has room for in a source, or fewer, but
+    /// some, than its layers with a window go back to ([`Snapshot::in_common`] minds that); the session is then unchanged.
     pub fn restore(&mut self, snapshot: &Snapshot<'_>, keep: usize) -> Result<(), SnapshotError> {
         let (keep, context) = (keep.min(snapshot.position()), self.context());
         if keep > context {
             return Err(SnapshotError::ContextFull { tokens: keep, context });
         }
         snapshot.check_model(&self.model)?;
-        if self.model.arch().has_cross() {
-            return Err(SnapshotError::Source);
+        snapshot.check_keep(keep)?;
+        #[cfg(feature = "cross")]
+        {
+            let (tokens, room) = (snapshot.source_ids().len(), self.source_context());
+            if tokens > room {
+                return Err(SnapshotError::SourceFull { tokens, room });
+            }
+            if let Some(source) = &mut self.source {
+                snapshot.read_source(&mut source.cache);
+                source.tokens = tokens;
+            }
         }
         self.keep(0);
-        self.cache.branches.select(0, keep);
-        snapshot.read(&mut self.cache, keep);
+        self.cache.select(0, keep);
+        snapshot.read(self.model.arch(), &mut self.cache, keep);
         self.position = keep;
         Ok(())
     }
 
     /// Reads the key of a layer, KV head and position back from the cache into `key` (`head_dim` values): rotated, minus
     /// the model's mean key, and rounded to eight bits. The converter measures mean keys with it. Of an encoder only the last
-    /// layer's are still there.
+    /// layer's are still there, of a layer with a window the last positions (see [`Plan::with_rewind`]). `key` is left alone
+    /// if the position is not there.
     pub fn cached_key(&mut self, layer: u32, kv_head: u32, position: usize, key: &mut [f32]) {
-        if position < self.position {
-            self.cache.branches.select(0, position);
+        if position < self.position && self.cache.rings.holds(layer as usize, position) {
+            self.cache.select(0, position);
             let arch = self.model.arch();
-            if arch.is_encoder() && layer != arch.layers - 1 {
+            if layer >= arch.layers || (arch.is_encoder() && layer != arch.layers - 1) {
                 return key.fill(0.0);
             }
             let layer = if arch.is_encoder() { 0 } else { layer };
@@ -499,7 +546,7 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
 
     /// Keeps the first branch, and `position` tokens of it.
     fn keep(&mut self, position: usize) {
-        self.cache.branches.cut(position);
+        self.cache.cut(position);
         self.position = position;
     }
 
@@ -520,9 +567,9 @@ impl<'m, 'b, W: Workers + Sync> Session<'m, 'b, W> {
 
     fn forward(&mut self, ids: &[u32]) {
         if self.branches() > 1 {
-            self.cache.branches.cut(self.position);
+            self.cache.cut(self.position);
         }
-        self.cache.branches.select(0, self.position + ids.len());
+        self.cache.select(0, self.position + ids.len());
         self.chunk(ids.len()).forward(ids, &[], |_, _| ());
         self.position += ids.len();
     }

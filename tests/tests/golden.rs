@@ -84,7 +84,9 @@ fn no_chunk_and_no_rewinding_shows_in_a_real_model() {
                 let mut session = buffers.session(model, backend, Serial);
                 let place = format!("{name}, chunk {chunk}, {}", backend.name());
                 assert_eq!(score(&mut session, &ids), expected, "{place}");
-                let kept = (ids.len() * chunk as usize / 65).max(1);
+                // Windows forget.
+                let room = session.plan().rewind_room();
+                let kept = (ids.len() * chunk as usize / 65).max(1).max(ids.len().saturating_sub(room));
                 session.rewind(kept).expect("fewer tokens");
                 assert_eq!(score(&mut session, &ids[kept..]), expected[kept..], "{place}, rewound to {kept}");
             }

@@ -7,7 +7,7 @@ use thumbformer::kernel::pool::Pool;
 use thumbformer::packing::{Layout, Packing};
 use thumbformer::plan::PlanError;
 use thumbformer::workers::Serial;
-use thumbformer::{Backend, BlobError, Limits, Model, Plan, Session, SessionError, SnapshotError};
+use thumbformer::{Backend, BlobError, Limits, Model, Plan, Session, SessionError, Snapshot, SnapshotError};
 use thumbformer_convert::memory::AlignedBytes;
 use thumbformer_tests::sessions::{Backwards, Setting, digest, reference, score, take_source};
 use thumbformer_tests::shapes::{GROUPS, LAYOUTS, ids, pair, pairs};
@@ -146,7 +146,7 @@ fn what_cannot_be_is_refused() {
     assert_eq!(session.encode_source(&[]), Err(SessionError::NoTokens));
     assert_eq!(session.encode_source(&[1, 67]), Err(SessionError::Token { index: 1, id: 67, vocab: 67 }));
     assert_eq!(session.encode_source(&[1; 11]), Err(SessionError::SourceFull { tokens: 11, room: 10 }));
-    assert_eq!(session.snapshot(&[3], &mut [0; 4096]), Err(SnapshotError::Source));
+    assert_eq!(session.snapshot(&[3], &mut [0; 4096]), Err(SnapshotError::SourceIds { expected: 2, found: 0 }));
     assert_eq!((session.position(), session.source_tokens()), (1, 2), "nothing has changed");
     session.reset();
     assert_eq!(digest(session.prefill(&[3]).expect("room")), before);
@@ -157,6 +157,127 @@ fn what_cannot_be_is_refused() {
     let mut session = buffers.session(plain, Backend::PORTABLE, Serial);
     assert_eq!(session.encode_source(&[1]), Err(SessionError::NoEncoder));
     assert_eq!((session.source_context(), session.source_tokens()), (0, 0));
+}
+
+/// A snapshot stands for a source and what follows: it goes on in a session that has never seen either.
+#[test]
+fn snapshots_hold_the_source() {
+    for (name, decoder, encoder) in pairs() {
+        for layout in LAYOUTS {
+            let blob = pair(decoder, encoder, Packing { layout, group: 32 });
+            let model = Model::new(&blob).expect("a good blob");
+            let answer = ids(decoder.vocab, TOKENS);
+            for (tokens, taken) in [(1, 0), (32, 1), (67, 33), (70, 64)] {
+                let place = format!("{name}, {}, {taken} behind {tokens}", layout.name());
+                let source = ids(encoder.vocab, tokens);
+                let mut buffers = Setting::REFERENCE.buffers(&model, TOKENS as u32);
+                let mut session = buffers.session(model, Backend::PORTABLE, Serial);
+                session.encode_source(&source).expect("a source that fits");
+                let expected = score(&mut session, &answer);
+                session.rewind(taken).expect("fewer tokens");
+                let mut bytes = vec![0xAA; session.plan().snapshot_bytes_with_source(tokens as u32, taken as u32) + 3];
+                let len = session.snapshot_with_source(&source, &answer[..taken], &mut bytes).expect("room");
+                assert_eq!(len, bytes.len() - 3, "{place}");
+                assert_eq!(bytes.split_off(len), [0xAA; 3]);
+                // Another session's, with another backend, other chunks and something behind it, is the same.
+                let setting = Setting { chunk: 9, dirt: DIRT[1], ..Setting::REFERENCE };
+                let mut others = setting.buffers(&model, TOKENS as u32);
+                let mut other = others.session(model, Backend::detect(), Serial);
+                other.encode_source(&vec![0; 70]).expect("a source that fits");
+                other.prefill(&vec![0; TOKENS]).expect("room");
+                other.encode_source(&source).expect("a source that fits");
+                score(&mut other, &answer);
+                other.rewind(taken).expect("fewer tokens");
+                let mut again = vec![0; len];
+                assert_eq!(other.snapshot_with_source(&source, &answer[..taken], &mut again), Ok(len), "{place}");
+                assert!(bytes == again, "{place}: snapshots differ");
+
+                let snapshot = Snapshot::new(&bytes, &model).expect("a good snapshot");
+                assert_eq!(snapshot.source_ids().collect::<Vec<_>>(), source);
+                assert_eq!(snapshot.ids().collect::<Vec<_>>(), answer[..taken]);
+                for keep in [taken, taken / 2, 0] {
+                    let mut fresh = setting.buffers(&model, TOKENS as u32);
+                    let mut fresh = fresh.session(model, Backend::detect(), Serial);
+                    fresh.restore(&snapshot, keep).expect("the same model");
+                    assert_eq!((fresh.source_tokens(), fresh.position()), (tokens, keep), "{place}");
+                    assert_eq!(score(&mut fresh, &answer[keep..]), expected[keep..], "{place}, {keep} kept");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_snapshots_of_sources_are_refused_and_change_nothing() {
+    let blob = named("two vocabularies");
+    let model = Model::new(&blob).expect("a good blob");
+    let (source, answer) = (ids(67, 40), ids(101, 5));
+    let mut buffers = Setting::REFERENCE.buffers(&model, TOKENS as u32);
+    let mut session = buffers.session(model, Backend::PORTABLE, Serial);
+    let mut good = vec![0; session.plan().snapshot_bytes_with_source(40, 5)];
+    let len = good.len();
+    let none = SnapshotError::Source { found: 0, most: 81 };
+    assert_eq!(session.snapshot_with_source(&[], &[], &mut good), Err(none), "no source yet");
+    session.encode_source(&source).expect("a source that fits");
+    let expected = score(&mut session, &answer);
+    let error = SnapshotError::SourceIds { expected: 40, found: 39 };
+    assert_eq!(session.snapshot_with_source(&source[1..], &answer, &mut good), Err(error));
+    let error = SnapshotError::Ids { expected: 5, found: 4 };
+    assert_eq!(session.snapshot_with_source(&source, &answer[1..], &mut good), Err(error));
+    let error = SnapshotError::Room { expected: len, found: len - 1 };
+    assert_eq!(session.snapshot_with_source(&source, &answer, &mut good[..len - 1]), Err(error));
+    assert_eq!(session.snapshot_with_source(&source, &answer, &mut good), Ok(len));
+
+    for at in (0..60).chain((60..len).step_by(17)) {
+        let mut flipped = good.clone();
+        flipped[at] ^= 1 << (at % 8);
+        assert!(Snapshot::new(&flipped, &model).is_err(), "byte {at}");
+        assert!(Snapshot::new(&good[..at], &model).is_err(), "{at} bytes");
+    }
+    // With checksums that hold, the numbers themselves.
+    let changed = |at: usize, value: &[u8]| {
+        let mut bytes = good.clone();
+        bytes[at..at + value.len()].copy_from_slice(value);
+        let crc = crc32(&bytes[40..]);
+        bytes[32..36].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32(&bytes[..36]);
+        bytes[36..40].copy_from_slice(&crc.to_le_bytes());
+        Snapshot::new(&bytes, &model).map(|snapshot| snapshot.position()).err()
+    };
+    assert_eq!(changed(28, &40u32.to_le_bytes()), None);
+    assert_eq!(changed(28, &0u32.to_le_bytes()), Some(none));
+    assert_eq!(changed(28, &82u32.to_le_bytes()), Some(SnapshotError::Source { found: 82, most: 81 }));
+    assert!(matches!(changed(28, &41u32.to_le_bytes()), Some(SnapshotError::Length { .. })));
+    assert_eq!(changed(40, &67u32.to_le_bytes()), Some(SnapshotError::SourceToken { index: 0, id: 67 }));
+    assert_eq!(changed(40 + 4 * 40, &101u32.to_le_bytes()), Some(SnapshotError::Token { index: 0, id: 101 }));
+    assert_eq!(changed(40 + 4 * 45, &[0x80]), Some(SnapshotError::Value { tile: 0 }), "a key of the source");
+    let own = (len - 40 - 4 * 45) / 3;
+    assert_eq!(
+        changed(len - own - 4, &[0, 0, 0xC0, 0x7F]),
+        Some(SnapshotError::Value { tile: 1 }),
+        "a scale of the source"
+    );
+    assert_eq!(changed(len - 4, &[0, 0, 0xC0, 0x7F]), Some(SnapshotError::Value { tile: 0 }), "a scale of the answer");
+
+    // A session without the room for such a source keeps what it has.
+    let snapshot = Snapshot::new(&good, &model).expect("a good snapshot");
+    let plan = Plan::for_header(model.header(), Limits::new(40, 8)).expect("a plan");
+    let encoder = model.source().expect("an encoder");
+    let narrow = plan.with_source(encoder.header(), 39).expect("a plan");
+    for (plan, room) in [(plan, 0), (narrow, 39)] {
+        let (mut cache, mut scratch) =
+            (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
+        let mut session = Session::new(model, &plan, &mut cache, &mut scratch).expect("buffers");
+        if room > 0 {
+            session.encode_source(&[5, 6]).expect("a source that fits");
+            session.prefill(&[3]).expect("room");
+        }
+        let before = (session.position(), session.source_tokens());
+        assert_eq!(session.restore(&snapshot, 5), Err(SnapshotError::SourceFull { tokens: 40, room }));
+        assert_eq!((session.position(), session.source_tokens()), before);
+    }
+    session.reset();
+    assert_eq!(score(&mut session, &answer), expected, "taking snapshots changes nothing");
 }
 
 /// Makes the checksums of both blobs right again.

@@ -84,10 +84,10 @@ pub struct Decoding {
         "allow", "regex", "logits",
     ])]
     pub lookup: Option<u32>,
-    /// Write the state behind the prompt, so that later prompts which begin alike need not compute it
+    /// Write the state behind the prompt (or source), so that later prompts which begin alike need not compute it
     #[arg(long, value_name = "FILE")]
     pub save_state: Option<PathBuf>,
-    /// Take what the prompt and a saved state have in common from there
+    /// Take what the prompt (or source) and a saved state have in common from there
     #[arg(long, value_name = "FILE")]
     pub load_state: Option<PathBuf>,
 }
@@ -219,10 +219,12 @@ impl Decoding {
     /// What an engine must be able to do.
     pub fn needs(&self, max_tokens: usize) -> Needs {
         let tail = u32::try_from(max_tokens).unwrap_or(u32::MAX).max(1);
+        // From a draft's end back to its beginning, and from the answer's end back to the prompt's.
+        let rewind = self.lookup.unwrap_or(0).saturating_add(if self.save_state.is_some() { tail } else { 0 });
         match (self.beams, self.lookup) {
             (Some(branches), _) => Needs { branches, tail, ..Needs::rows(1) },
-            (None, Some(draft)) => Needs::rows(draft + 1),
-            (None, None) => Needs::rows(1),
+            (None, Some(draft)) => Needs { rewind, ..Needs::rows(draft + 1) },
+            (None, None) => Needs { rewind, ..Needs::rows(1) },
         }
     }
 

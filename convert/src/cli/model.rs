@@ -400,7 +400,8 @@ impl<'a> Loaded<'a> {
         let backend = self.backend.unwrap_or_else(Backend::detect);
         let context = model.arch().context;
         let plan = Plan::for_model(model, Limits { context, chunk: CHUNK, logit_rows: needs.logit_rows })?
-            .with_branches(needs.branches, needs.tail)?;
+            .with_branches(needs.branches, needs.tail)?
+            .with_rewind(needs.rewind)?;
         let (mut cache, mut scratch) =
             (AlignedBytes::zeroed(plan.cache_bytes()), AlignedBytes::zeroed(plan.scratch_bytes()));
         let mut session = Session::with(**model, &plan, &mut cache, &mut scratch, backend, workers)?;
@@ -458,12 +459,14 @@ pub struct Needs {
     pub branches: u32,
     /// Positions that they go on for.
     pub tail: u32,
+    /// Positions that it goes back by.
+    pub rewind: u32,
 }
 
 impl Needs {
     /// One sequence, and the logits of so many positions at a time.
     pub fn rows(logit_rows: u32) -> Self {
-        Self { logit_rows, branches: 1, tail: 1 }
+        Self { logit_rows, branches: 1, tail: 1, rewind: 0 }
     }
 }
 
@@ -532,6 +535,10 @@ impl Engine for InPool {
         self.pool.install(|| self.branches.encode_source(ids))
     }
 
+    fn rewind_room(&self) -> usize {
+        self.branches.rewind_room()
+    }
+
     fn rewind(&mut self, position: usize) -> Result<()> {
         self.branches.rewind(position)
     }
@@ -552,11 +559,11 @@ impl Engine for InPool {
         self.show(|branches, visit| branches.step_branches(ids, visit), visit)
     }
 
-    fn snapshot(&mut self, ids: &[u32]) -> Result<Vec<u8>> {
-        self.branches.snapshot(ids)
+    fn snapshot(&mut self, source: &[u32], ids: &[u32]) -> Result<Vec<u8>> {
+        self.branches.snapshot(source, ids)
     }
 
-    fn restore(&mut self, snapshot: &[u8], prompt: &[u32]) -> Result<usize> {
-        self.branches.restore(snapshot, prompt)
+    fn restore(&mut self, snapshot: &[u8], source: &[u32], prompt: &[u32]) -> Result<usize> {
+        self.branches.restore(snapshot, source, prompt)
     }
 }

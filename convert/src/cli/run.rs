@@ -260,15 +260,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     loaded.with_engine(decoding.needs(arguments.max_tokens()), |engine, running| {
         check_room(engine, &prompt)?;
-        let start = Instant::now();
-        if let Some(source) = &source {
-            engine.encode_source(source)?;
-        }
-        let encoded = start.elapsed();
+        let source_ids = source.as_deref().unwrap_or(&[]);
         let restore = |(path, state): (&PathBuf, &Vec<u8>)| {
-            engine.restore(state, &prompt).map_err(|error| Error::format(path, error.to_string()))
+            engine.restore(state, source_ids, &prompt).map_err(|error| Error::format(path, error.to_string()))
         };
         let restored = decoding.load_state.as_ref().zip(state.as_ref()).map(restore).transpose()?;
+        let start = Instant::now();
+        // A state's is the same.
+        if source.is_some() && restored.unwrap_or(0) == 0 {
+            engine.encode_source(source_ids)?;
+        }
+        let encoded = start.elapsed();
         let source = source.as_deref();
         let asked = Asked { arguments, running, source, encoded, prompt: &prompt, restored, tokenizer };
         if let Some(beams) = beams {
@@ -294,7 +296,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if let Some(path) = &decoding.save_state {
             // Behind the prompt; what was generated is forgotten.
             engine.rewind(prompt.len())?;
-            save(path, &engine.snapshot(&prompt)?)?;
+            save(path, &engine.snapshot(source_ids, &prompt)?)?;
         }
         Ok(())
     })
@@ -308,7 +310,7 @@ struct Asked<'a> {
     source: Option<&'a [u32]>,
     encoded: Duration,
     prompt: &'a [u32],
-    /// Tokens of the prompt that came from a saved state.
+    /// Tokens of source and prompt that came from a saved state.
     restored: Option<usize>,
     tokenizer: Option<Tokenizer<'a>>,
 }
@@ -446,10 +448,10 @@ impl Asked<'_> {
     }
 
     fn stats(&self, generated: usize, prefill: Duration, decode: Duration) -> Stats {
-        let computed = self.prompt.len() - self.restored.unwrap_or(0);
-        let source = self.source.map_or(0, <[u32]>::len);
-        let mut stats = Stats::new(self.running, computed + source, generated, self.encoded + prefill, decode);
-        stats.prompt_tokens = self.prompt.len() + source;
+        let given = self.prompt.len() + self.source.map_or(0, <[u32]>::len);
+        let computed = given - self.restored.unwrap_or(0);
+        let mut stats = Stats::new(self.running, computed, generated, self.encoded + prefill, decode);
+        stats.prompt_tokens = given;
         stats
     }
 }

@@ -220,6 +220,40 @@ fn states_are_saved_and_loaded() {
     assert!(std::fs::read(&thumb).expect("still there") == std::fs::read(home_thumb()).expect("the blob"));
 }
 
+/// Windows forget: the memory does not grow with the context, and nothing that goes back goes too far.
+#[test]
+fn windows_keep_what_decoding_needs() {
+    let folder = folder();
+    let thumb = folder.path().join("windows.thumb");
+    let summary = json(convert().arg(model("mistral-many-windows")).arg("-o").arg(&thumb));
+    let ram = summary["ram"].as_array().expect("a list");
+    // A window of 21 positions and 32 more: two tiles, in two layers with two heads of eight.
+    let cache = 2 * 2 * 64 * (8 + 8 + 4 + 4) + 63;
+    assert!(ram.len() > 1 && ram.iter().all(|ram| ram["cache_bytes"] == cache), "{ram:?}");
+
+    let ids: Vec<String> = (0..60).map(|i| (i * i % 96).to_string()).collect();
+    let answer = |options: &[&str]| {
+        let mut command = thumbformer("run");
+        json(command.arg(&thumb).args(["--ids", &ids.join(",")]).args(options))
+    };
+    let plain = answer(&["-n", "120"]);
+    assert_eq!(answer(&["-n", "120", "--lookup", "100"])["ids"], plain["ids"]);
+    let path = folder.path().join("prompt.state");
+    let state = path.to_str().expect("UTF-8");
+    let mut saved = Vec::new();
+    for options in [&["-n", "0"][..], &["-n", "120"], &["-n", "50", "--lookup", "40"], &["-n", "90", "--beams", "2"]] {
+        answer(&[options, &["--save-state", state]].concat());
+        saved.push(std::fs::read(&path).expect("written"));
+    }
+    assert!(saved.windows(2).all(|pair| pair[0] == pair[1]), "the answer shows in the state");
+    let loaded = answer(&["-n", "120", "--load-state", state]);
+    assert_eq!((&loaded["ids"], &loaded["restored_tokens"]), (&plain["ids"], &59.into()));
+    // With a beginning that is too short for what the state holds, nothing is taken.
+    let mut command = thumbformer("run");
+    let short = json(command.arg(&thumb).args(["--ids", &ids[..20].join(","), "-n", "3", "--load-state", state]));
+    assert_eq!(short["restored_tokens"], 0);
+}
+
 #[test]
 fn contradictions_and_impossible_numbers() {
     let cases: [(&[&str], i32, &[&str]); 23] = [

@@ -100,9 +100,48 @@ fn sources_that_cannot_be_are_refused() {
     refused(run(&path).args(["--ids", &list(&[1; 65])]), 1, &["65 tokens", "64"]);
     refused(run(&path).args(["--raw", "a text"]), 1, &["--raw"]);
     refused(run(&path).args(["--token-types", "0", "--ids", "1"]), 1, &["--token-types"]);
-    let state = folder().path().join("state");
-    refused(run(&path).args(["--ids", "1", "--save-state"]).arg(state), 1, &["encoder-decoder", "source"]);
     refused(thumbformer("embed").arg(&path).arg("a"), 1, &["embed", "encoders"]);
+}
+
+#[test]
+fn states_are_saved_with_their_source_and_loaded() {
+    let folder = folder();
+    for (name, given) in [("t5", 1), ("bart", 2)] {
+        let path = folder.path().join(name);
+        let answer = |ids: &str, options: &[&str]| {
+            let mut command = run(model(name));
+            command.args(["--ids", ids, "-n", "5"]).args(options);
+            command
+        };
+        let logits = |ids: &str, options: &[&str]| json(answer(ids, options).args(["--logits", "4"]));
+        let state = path.to_str().expect("UTF-8");
+        let plain = logits("5,6,7", &[]);
+        let saved = logits("5,6,7", &["--save-state", state]);
+        let bytes = std::fs::read(&path).expect("written");
+        // All of the source, and the start of the answer but its last token.
+        let loaded = logits("5,6,7", &["--load-state", state]);
+        assert_eq!(loaded["restored_tokens"], 3 + given - 1, "{name}");
+        // Another source is encoded, whatever was saved.
+        let other = logits("5,6,8", &[]);
+        let unlike = logits("5,6,8", &["--load-state", state]);
+        assert_eq!(unlike["restored_tokens"], 0, "{name}");
+        for (found, expected) in [(&saved, &plain), (&loaded, &plain), (&unlike, &other)] {
+            assert_eq!((&found["ids"], &found["logits"]), (&expected["ids"], &expected["logits"]), "{name}");
+        }
+        assert_ne!(plain["logits"], other["logits"]);
+        // Nor does it depend on how the answer is sought.
+        let beams = ["--ids", "5,6,7", "-n", "5", "--beams", "3"];
+        let expected = json(run(model(name)).args(beams));
+        let found = json(run(model(name)).args(beams).args(["--save-state", state, "--load-state", state]));
+        assert_eq!(found["hypotheses"], expected["hypotheses"], "{name}");
+        assert!(std::fs::read(&path).expect("written") == bytes, "{name}: another state");
+        let damaged = write(&folder, "damaged", &bytes[..bytes.len() - 1]);
+        refused(&mut answer("5,6,7", &["--load-state", damaged.to_str().expect("UTF-8")]), 1, &["damaged", "cut off"]);
+        refused(&mut answer("5,6,7", &["--precision", "f32", "--save-state", state]), 1, &["int8 only"]);
+    }
+    let state = folder.path().join("t5");
+    let mut other_model = run(model("bart"));
+    refused(other_model.args(["--ids", "5", "--load-state"]).arg(state), 1, &["another model"]);
 }
 
 #[test]

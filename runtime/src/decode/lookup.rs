@@ -53,8 +53,8 @@ pub struct PromptLookup {
 }
 
 impl PromptLookup {
-    /// Looks up at most the last `longest` tokens and drafts at most `most`. The session's chunk should hold one more
-    /// than that.
+    /// Looks up at most the last `longest` tokens and drafts at most `most`, and never more than the sequence can be cut
+    /// back by ([`Sequence::rewind_room`]). The session's chunk should hold one more than that.
     pub const fn new(longest: usize, most: usize) -> Self {
         Self { longest, most, passes: 0, drafted: 0, accepted: 0 }
     }
@@ -78,7 +78,7 @@ impl PromptLookup {
             return Ok(0);
         }
         let room = sequence.context().saturating_sub(start).min(out.len()).saturating_sub(1);
-        let draft = draft(history, self.longest, self.most.min(room));
+        let draft = draft(history, self.longest, self.most.min(room).min(sequence.rewind_room()));
         // Token i of the draft is checked by the logits behind token i − 1.
         let mut found = 0;
         sequence.score(draft, &mut |index, logits| {

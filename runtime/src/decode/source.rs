@@ -14,10 +14,15 @@ pub trait Sequence {
     /// Tokens there is room for.
     fn context(&self) -> usize;
 
+    /// Tokens that it can be cut back by at any time; any number, unless it says otherwise.
+    fn rewind_room(&self) -> usize {
+        usize::MAX
+    }
+
     /// Forgets all but the first `position` tokens.
     ///
     /// # Errors
-    /// Fewer are there.
+    /// Fewer are there, or more are to be forgotten than [`Sequence::rewind_room`] says.
     fn rewind(&mut self, position: usize) -> Result<(), Self::Error>;
 
     /// Appends `ids` and shows the logits behind each, with its index, in order.
@@ -54,6 +59,10 @@ impl<W: Workers + Sync> Sequence for Session<'_, '_, W> {
 
     fn context(&self) -> usize {
         Session::context(self)
+    }
+
+    fn rewind_room(&self) -> usize {
+        self.plan().rewind_room()
     }
 
     fn rewind(&mut self, position: usize) -> Result<(), SessionError> {

@@ -1,10 +1,10 @@
 //! Masked self-attention with grouped queries: `x = x + Wₒ·softmax(q·kᵀ/√d)·v`, streamed over an int8 cache.
 //!
 //! Queries, keys and values of a chunk come from one product. Each KV head then goes its own way: normalise if the model
-//! does, rotate, subtract the mean key, quantize keys and values into the cache, and let every query of its group attend. A query of position p sees
-//! positions 0…p, or the last of them if the layer has a window: the causal mask is a length. In an encoder the chunk is the
-//! whole text, whose keys and values all are in the cache before its queries attend, to all of them; the next layer then
-//! takes the same place.
+//! does, rotate, subtract the mean key, quantize keys and values into the cache, and let every query of its group attend. A
+//! query of position p sees positions 0…p, or the last of them if the layer has a window, whose cache then holds no others
+//! than it must: the causal mask is a length. In an encoder the chunk is the whole text, whose keys and values all are in
+//! the cache before its queries attend, to all of them; the next layer then takes the same place.
 //!
 //! Attention is exact and needs no memory that grows with the context (online softmax, Milakov and Gimelshein, 2018,
 //! arXiv:1805.02867; tiles as in FlashAttention, Dao et al., 2022, arXiv:2205.14135). For each tile of

@@ -76,7 +76,7 @@ impl<W: Workers + Sync> Session<'_, '_, W> {
             return Err(SessionError::TokenType { index, found, types });
         }
         self.keep(0);
-        self.cache.branches.select(0, ids.len());
+        self.cache.select(0, ids.len());
         let mut chunk = self.chunk(ids.len());
         chunk.forward(ids, token_types, |layer, cache| layer_done(layer, Keys::new(cache, ids.len())));
         chunk.finish();

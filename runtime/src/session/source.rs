@@ -6,6 +6,7 @@ use crate::blob::Model;
 use crate::cache::{Cache, HeadShape};
 use crate::layer::Chunk;
 use crate::plan::{Plan, Widths};
+use crate::snapshot::SnapshotError;
 use crate::workers::Workers;
 
 /// The encoder, and what the decoder's layers attend to.
@@ -26,6 +27,17 @@ impl<'m, 'b> Text<'m, 'b> {
             return Err(SessionError::OtherModel);
         }
         Ok(Some(Self { encoder, cache, tokens: 0 }))
+    }
+
+    /// Whether a snapshot can be taken, with `ids` as the source's.
+    pub(super) fn check_ids(&self, ids: &[u32]) -> Result<(), SnapshotError> {
+        if ids.len() != self.tokens {
+            return Err(SnapshotError::SourceIds { expected: self.tokens, found: ids.len() });
+        }
+        if ids.is_empty() {
+            return Err(SnapshotError::Source { found: 0, most: self.encoder.arch().context });
+        }
+        Ok(())
     }
 }
 
@@ -102,6 +114,21 @@ impl<W: Workers + Sync> Session<'_, '_, W> {
         source.tokens = ids.len();
         self.keep(0);
         Ok(())
+    }
+
+    /// [`Session::snapshot`] of an encoder-decoder: `source` are the tokens of the source, `ids` those behind it. It holds
+    /// what the decoder attends to, so that neither is computed again; it has
+    /// [`Plan::snapshot_bytes_with_source`] bytes at most.
+    ///
+    /// # Errors
+    /// As [`Session::snapshot`]; no source, or not as many ids as it has.
+    pub fn snapshot_with_source(
+        &mut self,
+        source: &[u32],
+        ids: &[u32],
+        out: &mut [u8],
+    ) -> Result<usize, SnapshotError> {
+        self.write_snapshot(source, ids, out)
     }
 
     /// Tokens of a source that there is room for; 0 if the model is no encoder-decoder.

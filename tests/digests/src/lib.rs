@@ -1,7 +1,8 @@
 //! One number for everything that a model says to a script of tokens, computed alike on every target.
 //!
 //! The script fills the model's whole context. Its last tokens are said in the second of two branches, whose last tile
-//! lies out of order; that must not show. To an encoder the script is one text. The digest takes in the logits behind each of its tokens; so two targets
+//! lies out of order, unless there are windows: then layers keep a ring of positions, which they do without branches
+//! only. Neither must show. To an encoder the script is one text. The digest takes in the logits behind each of its tokens; so two targets
 //! with equal digests have computed equal bits everywhere. This is what tests/fixtures/digests.tsv pins and what the
 //! program `digests` and the firmware in tests/chip print. Nothing is compared here.
 #![no_std]
@@ -85,7 +86,8 @@ impl core::error::Error for Failure {}
 pub fn digest(model: Model<'_>, backend: Backend, memory: &mut [u8]) -> Result<u64, Failure> {
     let arch = model.arch();
     let limits = Limits { context: arch.context, chunk: CHUNK as u32, logit_rows: CHUNK as u32 };
-    let plan = Plan::for_model(&model, limits).and_then(|plan| plan.with_branches(2, BRANCHED));
+    let branches = if arch.window > 0 { 1 } else { 2 };
+    let plan = Plan::for_model(&model, limits).and_then(|plan| plan.with_branches(branches, BRANCHED));
     let plan = plan.map_err(Failure::Plan)?;
     let (cache, scratch) = memory.split_at_mut(plan.cache_bytes().min(memory.len()));
     let mut session = Session::with(model, &plan, cache, scratch, backend, Serial).map_err(Failure::Session)?;
@@ -106,6 +108,10 @@ pub fn digest(model: Model<'_>, backend: Backend, memory: &mut [u8]) -> Result<u
         session.score(&ids[..count], visit).map_err(Failure::Session)?;
     }
     for position in parted..arch.context {
+        if branches == 1 {
+            all = join(all, of_logits(session.step(id(position, arch.vocab)).map_err(Failure::Session)?));
+            continue;
+        }
         session.branch(if position == parted { &[0, 0] } else { &[0, 1] }).map_err(Failure::Session)?;
         let mut second = 0;
         // The first branch says something else.

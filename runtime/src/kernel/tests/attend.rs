@@ -32,6 +32,8 @@ struct Problem {
     query_scale: f32,
     /// Positions that a query sees; 0 for all.
     window: usize,
+    /// With a window: the cache holds no more positions than it must.
+    ring: bool,
     /// 0 for none.
     cap: f32,
     /// The first head's slope; the next ones' are a half, a quarter…
@@ -46,10 +48,10 @@ fn problems() -> impl Strategy<Value = Problem> {
     let shape = (1usize..=130, 1usize..=200, 0usize..70, 1usize..=5, 1usize..=3, any::<bool>());
     let or = |least, most| prop_oneof![2 => Just(0.0f32), 1 => least..most];
     let some = |most| prop_oneof![2 => Just(0), 1 => 1usize..=most];
-    let shaping = (some(210), or(0.5f32, 60.0), or(0.001, 1.0), some(120));
+    let shaping = (some(210), or(0.5f32, 60.0), or(0.001, 1.0), some(120), any::<bool>());
     (shape, floats(), floats(), floats(), scale, shaping, any::<u64>()).prop_map(
         |((head_dim, visible, hidden, tokens, group, causal), keys, values, query, query_scale, shaping, seed)| {
-            let shaping = if cfg!(feature = "shaping") { shaping } else { (0, 0.0, 0.0, 0) };
+            let shaping = if cfg!(feature = "shaping") { shaping } else { (0, 0.0, 0.0, 0, false) };
             Problem {
                 head_dim,
                 visible,
@@ -65,6 +67,7 @@ fn problems() -> impl Strategy<Value = Problem> {
                 cap: shaping.1,
                 slope: shaping.2,
                 distance: shaping.3,
+                ring: shaping.4,
                 seed,
             }
         },
@@ -158,8 +161,11 @@ impl Problem {
     /// Caches everything in buffers full of garbage and attends.
     fn run(&self, data: &Data, backend: Backend, layout: Layout) -> Vec<f32> {
         let rng = &mut Rng::with_seed(!self.seed);
-        let shape =
-            HeadShape { layout, head_dim: self.head_dim, positions: round_up(self.visible + self.hidden, TILE) };
+        let mut positions = round_up(self.visible + self.hidden, TILE);
+        if self.ring && self.window > 0 {
+            positions = positions.min(round_up(self.window + self.tokens - 1, TILE));
+        }
+        let shape = HeadShape { layout, head_dim: self.head_dim, positions };
         let mut bytes = |n: usize| (0..n).map(|_| rng.u8(..)).collect::<Vec<u8>>();
         let (mut keys, mut values) = (bytes(shape.keys()), bytes(shape.values()));
         let mut garbage = || (0..shape.positions).map(|_| Floats::Broken.take(1, rng)[0]).collect::<Vec<f32>>();
@@ -242,6 +248,7 @@ fn attention_is_close_to_softmax() {
             query: Floats::Usual,
             query_scale: 1.0 / (head_dim as f32).sqrt(),
             window: 0,
+            ring: false,
             cap: 0.0,
             slope: 0.0,
             distance: 0,
