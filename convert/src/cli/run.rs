@@ -98,9 +98,6 @@ impl Arguments {
         if arch.cross && self.raw {
             return Err(Error::Usage("--raw: an encoder-decoder has no prompt format".into()));
         }
-        if arch.cross && (self.decoding.save_state.is_some() || self.decoding.load_state.is_some()) {
-            return Err(thumbformer::SnapshotError::Source.into());
-        }
         if !arch.is_encoder() {
             return Ok(());
         }
