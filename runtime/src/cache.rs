@@ -321,14 +321,14 @@ impl<'b> Cache<'b> {
     }
 
     /// The heads of layer `layer`, in ascending order.
+    #[inline(always)]
     pub(crate) fn heads_mut(&mut self, layer: usize) -> impl Iterator<Item = HeadCacheMut<'_>> {
-        let (before, positions) = self.rings.place(layer, self.shape.positions);
-        let (shape, places) = (HeadShape { positions, ..self.shape }, self.branches.places());
-        let (start, end) = (before * self.kv_heads, (before + positions) * self.kv_heads);
-        let bytes = |per_position: usize| start * per_position..end * per_position;
-        let keys = self.keys.get_mut(bytes(shape.key_bytes())).unwrap_or(&mut []).chunks_exact_mut(shape.keys());
-        let values = self.values.get_mut(bytes(shape.value_rows())).unwrap_or(&mut []).chunks_exact_mut(shape.values());
-        let positions = bytes(1);
+        let (all, rings, kv_heads) = (self.shape.positions, self.rings, self.kv_heads);
+        let (shape, places) = (rings.shape(layer, self.shape), self.branches.places());
+        let span = |each: usize| rings.span(layer, kv_heads, all, each);
+        let keys = self.keys.get_mut(span(shape.key_bytes())).unwrap_or(&mut []).chunks_exact_mut(shape.keys());
+        let values = self.values.get_mut(span(shape.value_rows())).unwrap_or(&mut []).chunks_exact_mut(shape.values());
+        let positions = span(1);
         let key_scales = self.key_scales.get_mut(positions.clone()).unwrap_or(&mut []);
         let value_scales = self.value_scales.get_mut(positions).unwrap_or(&mut []);
         let scales = key_scales.chunks_exact_mut(shape.positions).zip(value_scales.chunks_exact_mut(shape.positions));

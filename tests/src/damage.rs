@@ -128,7 +128,10 @@ pub fn plan_everything(header: &Header) {
                 assert!(limits.chunk.max(limits.logit_rows) <= context);
                 let logits = 4 * u64::from(limits.logit_rows) * u64::from(header.arch.logits());
                 assert!(plan.scratch_bytes() as u64 > logits);
-                assert!(plan.cache_bytes() as u64 >= u64::from(context) * u64::from(header.arch.kv_width()) * 2);
+                let arch = &header.arch;
+                let kept = |layer| if arch.windowed(layer) { context.min(arch.window) } else { context };
+                let positions: u64 = (0..arch.cached_layers()).map(|layer| u64::from(kept(layer))).sum();
+                assert!(plan.cache_bytes() as u64 >= positions * u64::from(arch.kv_width()) * 2);
             }
             Err(error) => assert!(matches!(error, PlanError::TooLarge { .. }), "{error}"),
         }

@@ -9,8 +9,10 @@
 //! This module knows which layer has how many positions and which of them are still there. Keys and values are
 //! [`crate::cache`]'s business, and which queries see what is that of [`crate::layer::attention`].
 
+use core::ops::Range;
+
 use crate::arch::{Arch, Windows};
-use crate::cache::TILE;
+use crate::cache::{HeadShape, TILE};
 use crate::plan::{Limits, Plan};
 
 /// Positions by which a session can always go back, and which a snapshot holds beside the window.
@@ -50,11 +52,18 @@ impl Rings {
         Self { windows: Windows { window: 0, from: 0, global_every: 0 }, positions: usize::MAX, oldest: 0 }
     }
 
-    /// Positions of all layers before `layer` together, and of that layer, where one that sees all has `all`.
-    pub(crate) fn place(&self, layer: usize, all: usize) -> (usize, usize) {
+    /// The heads of that layer, where `all` are those of a layer that sees all positions.
+    pub(crate) fn shape(&self, layer: usize, all: HeadShape) -> HeadShape {
+        if self.windows.has(layer as u32) { HeadShape { positions: self.positions, ..all } } else { all }
+    }
+
+    /// Where the layer's `heads` lie in a buffer that has `each` elements for a position, where a layer that sees all
+    /// positions has `all`.
+    pub(crate) fn span(&self, layer: usize, heads: usize, all: usize, each: usize) -> Range<usize> {
         let windowed = self.windows.before(layer as u32) as usize;
         let before = (layer - windowed) * all + if windowed == 0 { 0 } else { windowed * self.positions };
-        (before, if self.windows.has(layer as u32) { self.positions } else { all })
+        let end = before + if self.windows.has(layer as u32) { self.positions } else { all };
+        before * heads * each..end * heads * each
     }
 
     /// Takes note that positions before `end` are written.
@@ -93,6 +102,7 @@ pub(crate) const fn shortest(window: usize, oldest: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packing::Layout;
     use std::vec::Vec;
 
     /// Against a ring that remembers which position was written into each slot last.
@@ -140,7 +150,14 @@ mod tests {
             let mut before = 0;
             for layer in 0..arch.layers {
                 let own = if arch.windowed(layer) { 64 } else { 320 };
-                assert_eq!(rings.place(layer as usize, 320), (before, own), "{window_from} {global_every} {layer}");
+                let all = HeadShape { layout: Layout::Rows8, head_dim: 6, positions: 320 };
+                assert_eq!(
+                    rings.shape(layer as usize, all),
+                    HeadShape { positions: own, ..all },
+                    "{window_from} {global_every}"
+                );
+                let span = before * 6..(before + own) * 6;
+                assert_eq!(rings.span(layer as usize, 2, 320, 3), span, "{window_from} {global_every} {layer}");
                 before += own;
             }
             let windowed = arch.windowed_layers() as usize;

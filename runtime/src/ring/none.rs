@@ -1,5 +1,8 @@
 //! In place of rings in a runtime that is built without windows: all layers hold all positions.
 
+use core::ops::Range;
+
+use crate::cache::HeadShape;
 use crate::plan::Plan;
 
 /// Nothing that a snapshot would hold beside a window.
@@ -20,8 +23,14 @@ impl Rings {
     }
 
     #[inline(always)]
-    pub(crate) fn place(self, layer: usize, all: usize) -> (usize, usize) {
-        (layer * all, all)
+    pub(crate) fn shape(self, _layer: usize, all: HeadShape) -> HeadShape {
+        all
+    }
+
+    #[inline(always)]
+    pub(crate) fn span(self, layer: usize, heads: usize, all: usize, each: usize) -> Range<usize> {
+        let head = all * each;
+        layer * heads * head..(layer + 1) * heads * head
     }
 
     #[inline(always)]
