@@ -14,6 +14,8 @@ pub mod inspect;
 pub mod model;
 pub mod run;
 pub mod tokenize;
+#[cfg(feature = "train")]
+pub mod train;
 
 use std::process::ExitCode;
 
