@@ -23,6 +23,8 @@ enum Command {
     Inspect(cli::inspect::Arguments),
     Tokenize(cli::tokenize::Arguments),
     #[cfg(feature = "train")]
+    Tokenizer(cli::tokenizer::Arguments),
+    #[cfg(feature = "train")]
     Train(Box<cli::train::Arguments>),
 }
 
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => cli::eval::run(&arguments),
         Command::Inspect(arguments) => cli::inspect::run(&arguments),
         Command::Tokenize(arguments) => cli::tokenize::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Tokenizer(arguments) => cli::tokenizer::run(&arguments),
         #[cfg(feature = "train")]
         Command::Train(arguments) => cli::train::run(&arguments),
     })

@@ -15,6 +15,8 @@ pub mod model;
 pub mod run;
 pub mod tokenize;
 #[cfg(feature = "train")]
+pub mod tokenizer;
+#[cfg(feature = "train")]
 pub mod train;
 
 use std::process::ExitCode;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::ops::Activation;
 use crate::config::Config;
+use crate::source::{Overrides, Source};
 use crate::{Error, Result};
 
 /// A model family that can be trained.
@@ -135,15 +136,20 @@ impl Architecture {
         })
     }
 
-    /// Reads a config.json of a family that can be trained.
+    /// Reads the configuration of a checkpoint of a family that can be trained: its config.json, or the `model_args` in
+    /// nanoGPT's ckpt.pt. `path` is a folder or a file as `convert` takes them.
     ///
     /// # Errors
     /// Another family, or a variant of these that is not trained here: the field is named.
     pub fn read(path: &Path) -> Result<Self> {
-        let config = Config::read(path)?;
+        let source = Source::find(path, &Overrides::default())?;
+        let config = source.config.as_ref().ok_or_else(|| source.no_config())?;
+        if source.checkpoint.model_args().is_some() {
+            return Self::read_nanogpt(config);
+        }
         match config.string("model_type")? {
-            Some("llama") => Self::read_llama(&config),
-            Some("gpt2") => Self::read_gpt2(&config),
+            Some("llama") => Self::read_llama(config),
+            Some("gpt2") => Self::read_gpt2(config),
             _ => Err(config.error("model_type", "llama or gpt2, the families that can be trained")),
         }
     }
@@ -215,6 +221,28 @@ impl Architecture {
             rope_theta: 0.0,
             activation,
             tied: config.boolean("tie_word_embeddings")?.unwrap_or(true),
+        }
+        .checked(config, "n_head", "n_head")
+    }
+
+    /// A GPT-2 with the exact GELU.
+    fn read_nanogpt(config: &Config) -> Result<Self> {
+        let size = |field: &str| config.required(field).map(|n| n as usize);
+        let (dim, heads) = (size("n_embd")?, size("n_head")?);
+        Self {
+            preset: Preset::Gpt2,
+            vocab: size("vocab_size")?,
+            dim,
+            layers: size("n_layer")?,
+            heads,
+            kv_heads: heads,
+            head_dim: dim / heads.max(1),
+            hidden: 4 * dim,
+            context: size("block_size")?,
+            norm_eps: 1e-5,
+            rope_theta: 0.0,
+            activation: Activation::Gelu,
+            tied: true,
         }
         .checked(config, "n_head", "n_head")
     }

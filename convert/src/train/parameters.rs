@@ -131,29 +131,46 @@ impl Parameters {
         Self::collect(layout(architecture).into_iter().enumerate().map(begin))
     }
 
-    /// The weights of a checkpoint.
+    /// The weights of a checkpoint: Hugging Face's, or nanoGPT's own, whose matrices are stored the other way around and
+    /// which may lack biases.
     ///
     /// # Errors
     /// A tensor is missing, or of another shape.
     pub fn read(architecture: &Architecture, path: &Path) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
-        // The published gpt2 has no prefix before its names.
-        let bare = |name: &str| name.strip_prefix("transformer.").map(str::to_owned);
-        Self::collect(layout(architecture).into_iter().map(|(name, shape, _)| {
-            let stored = bare(&name).filter(|bare| checkpoint.shape(bare).is_some()).unwrap_or_else(|| name.clone());
-            if checkpoint.shape(&stored) != Some(&shape) {
-                return Err(Error::Tensor {
-                    path: checkpoint.file_of(&stored).into(),
-                    found: checkpoint.shape(&stored).map_or("nothing".into(), |found| format!("{found:?}")),
-                    expected: format!("{shape:?}"),
-                    tensor: stored,
-                });
-            }
+        // As torch.compile's wrapper spells them.
+        let stored = |name: &str| {
+            let names = [name.to_owned(), format!("_orig_mod.{name}")].into_iter();
+            // The published gpt2 has no prefix before its names.
+            let bare = name.strip_prefix("transformer.").map(str::to_owned);
+            names.chain(bare).find(|name| checkpoint.shape(name).is_some())
+        };
+        let first = stored("transformer.h.0.attn.c_attn.weight").and_then(|name| checkpoint.shape(&name));
+        let is_nanogpt = first == Some(&[3 * architecture.dim, architecture.dim]);
+        let read = |(name, shape, _): (String, Vec<usize>, Beginning)| -> Result<Parameter> {
             let (rows, cols) = (shape[0], shape.get(1).copied().unwrap_or(1));
             let mut values = vec![0.0; rows * cols];
-            checkpoint.read_part(&Part::whole(&stored, rows), 0..rows, cols, &mut values)?;
+            let transposed = is_nanogpt && name.contains(".h.") && shape.len() == 2;
+            let expected = if transposed { vec![cols, rows] } else { shape.clone() };
+            match stored(&name) {
+                Some(stored) if checkpoint.shape(&stored) == Some(&expected) => {
+                    let part = Part { transposed, ..Part::whole(&stored, rows) };
+                    checkpoint.read_part(&part, 0..rows, cols, &mut values)?;
+                }
+                None if is_nanogpt && name.ends_with(".bias") => {}
+                other => {
+                    let tensor = other.unwrap_or_else(|| name.clone());
+                    return Err(Error::Tensor {
+                        path: checkpoint.file_of(&tensor).into(),
+                        found: checkpoint.shape(&tensor).map_or("nothing".into(), |found| format!("{found:?}")),
+                        expected: format!("{expected:?}"),
+                        tensor,
+                    });
+                }
+            }
             Ok(Parameter { name, var: Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)? })
-        }))
+        };
+        Self::collect(layout(architecture).into_iter().map(read))
     }
 
     /// All of them, in their order.

@@ -64,11 +64,11 @@ pub fn start(
     settings.check()?;
     Folder::check_free(out)?;
     let (packed, mut files) = match &settings.init {
-        Some(folder) => read_tokenizer(folder)?,
-        None => make_tokenizer(&settings, data)?,
+        Some(folder) if settings.tokenizer.is_none() => read_tokenizer(folder)?,
+        _ => make_tokenizer(&settings, data)?,
     };
     let architecture = match &settings.init {
-        Some(folder) => Architecture::read(&folder.join("config.json"))?,
+        Some(folder) => Architecture::read(folder)?,
         None => Architecture::new(settings.preset, settings.sizes, packed.vocab as usize)?,
     };
     packed.check_vocab(architecture.vocab as u32)?;
@@ -79,13 +79,14 @@ pub fn start(
     };
     let end = end_token(&packed)?;
     let config = match &settings.init {
-        Some(folder) => {
+        // What it says of other things stays as it is, if it is Hugging Face's.
+        Some(folder) if folder.join("config.json").is_file() => {
             files.extend(read_beside(folder, &["generation_config.json"])?);
             let path = folder.join("config.json");
             let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
             serde_json::from_slice(&bytes).map_err(|e| Error::format(&path, e.to_string()))?
         }
-        None => architecture.config(end),
+        _ => architecture.config(end),
     };
     if !files.iter().any(|(name, _)| name == "tokenizer_config.json") {
         let tokenizer = packed.tokenizer()?;
@@ -105,7 +106,7 @@ pub fn start(
 pub fn resume(path: &Path, stop: &AtomicBool, observer: &dyn Observer) -> Result<Outcome> {
     let (folder, run) = Folder::open(path)?;
     let packed = tokenizer::load(path)?;
-    let architecture = Architecture::read(&path.join("config.json"))?;
+    let architecture = Architecture::read(path)?;
     let prepared = prepare(&run.settings, &run.data, architecture.context, &packed, observer)?;
     if prepared.fingerprint != run.fingerprint {
         return Err(Error::format(&run.data, "the data have changed since training began: start again with -o"));
@@ -129,8 +130,9 @@ fn absolute_paths(settings: Settings) -> Result<Settings> {
 
 /// The tokenizer that the settings ask for, and its files.
 fn make_tokenizer(settings: &Settings, data: &Path) -> Result<(Packed, Vec<TokenizerFile>)> {
-    if !["bpe", "chars"].contains(&settings.tokenizer.as_str()) {
-        return read_tokenizer(Path::new(&settings.tokenizer));
+    let kind = settings.tokenizer.as_deref().unwrap_or("bpe");
+    if !["bpe", "chars"].contains(&kind) {
+        return read_tokenizer(Path::new(kind));
     }
     let (texts, special): (Vec<String>, &[&str]) = match settings.objective {
         Objective::Lm => (corpus::read(data)?.into_iter().map(|document| document.text).collect(), &[vocabulary::END]),
@@ -140,7 +142,7 @@ fn make_tokenizer(settings: &Settings, data: &Path) -> Result<(Packed, Vec<Token
         }
     };
     let texts = texts.iter().map(String::as_str);
-    let made = match (settings.tokenizer.as_str(), settings.objective) {
+    let made = match (kind, settings.objective) {
         ("bpe", _) => vocabulary::train_bpe(texts, settings.vocab, special)?,
         (_, Objective::Lm) => vocabulary::characters(texts)?,
         (_, Objective::Sft) => {

@@ -28,8 +28,8 @@ pub struct Settings {
     /// In sft, how much predictions of the request count; those of the answer count 1
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0)]
     pub prompt_weight: f32,
-    /// Folder with a llama or gpt2 to fine-tune, with its tokenizer, instead of a new model
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["preset", "tokenizer", "vocab", "dim", "layers", "heads",
+    /// Folder with a llama, a gpt2 or nanoGPT's ckpt.pt to fine-tune instead of a new model
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["preset",  "vocab", "dim", "layers", "heads",
         "kv_heads", "hidden", "context"])]
     pub init: Option<PathBuf>,
     /// File or folder to validate with [default: a part of the data, --valid-share]
@@ -44,9 +44,9 @@ pub struct Settings {
     /// Its sizes.
     #[command(flatten)]
     pub sizes: Sizes,
-    /// `bpe` or `chars` to train one on the text, or a tokenizer's file or folder
-    #[arg(long, value_name = "bpe|chars|PATH", default_value = "bpe")]
-    pub tokenizer: String,
+    /// `bpe` or `chars` to train one on the text, or a tokenizer's file or folder [default: bpe; with --init, its own]
+    #[arg(long, value_name = "bpe|chars|PATH")]
+    pub tokenizer: Option<String>,
     /// Tokens of a bpe tokenizer's vocabulary
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub vocab: usize,

@@ -66,8 +66,8 @@ fn bytes(folder: &Path, name: &str) -> Vec<u8> {
 
 /// The mean loss of a trained folder's model over windows of `window` tokens, by the trainer's forward pass.
 fn loss(folder: &Path, ids: &[u32], window: usize) -> f32 {
-    let architecture = Architecture::read(&folder.join("config.json")).expect("a configuration");
-    let parameters = Parameters::read(&architecture, &folder.join("model.safetensors")).expect("weights");
+    let architecture = Architecture::read(folder).expect("a configuration");
+    let parameters = Parameters::read(&architecture, folder).expect("weights");
     let model = Model::new(architecture, parameters);
     let weights = vec![1.0; window];
     let windows = ids.chunks(window).filter(|window| window.len() > 1);
@@ -306,4 +306,61 @@ fn texts_that_cannot_be_trained_on_are_named() {
     assert!(told.contains("3 characters of the validation text are not in the vocabulary"), "{told}");
     let error = fail(&mut train(&good, &out, &more));
     assert!(error.contains("is not empty: use --resume"), "{error}");
+}
+
+#[test]
+fn checkpoints_of_others_are_fine_tuned_from_where_they_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = write(&folder, "text.txt", "abc cab bac cba acb bca abc cab\n".repeat(40));
+    for name in ["nanogpt", "gpt2", "gpt2-erf", "gpt2-noprefix", "llama-gqa-tied", "llama-untied", "llama-f16"] {
+        let init = super::common::model(name);
+        let window = 16;
+        let ids: Vec<u32> = (0..window as u32).map(|i| i * 5 % 11).collect();
+        let list = write(&folder, "ids.json", serde_json::to_string(&ids).expect("JSON"));
+        let nll = |model: &Path| {
+            let mut eval = thumbformer(&["eval", "--json", "--precision", "f32", "--window", "16", "--ids"]);
+            let (report, _) = succeed(eval.arg(&list).arg(model));
+            let report: Value = serde_json::from_str(&report).expect("JSON");
+            report["nll"].as_f64().expect("a likelihood")
+        };
+        let train = |rate: &str| {
+            let out = folder.path().join(format!("{name}-{rate}"));
+            let mut command = thumbformer(&["train", "--tokenizer", "chars", "--steps", "3", "--warmup", "0"]);
+            succeed(command.args(["--learning-rate", rate, "--init"]).arg(&init).arg(&data).arg("-o").arg(&out));
+            out
+        };
+        let (found, expected) = (nll(&train("0")), nll(&init));
+        assert!((found - expected).abs() < 2e-5 * expected, "{name}: {found}, before training {expected}");
+        let log = String::from_utf8(bytes(&train("0.01"), "log.csv")).expect("text");
+        let loss = |line: usize| log.lines().nth(line).and_then(|line| line.split(',').nth(2)?.parse::<f32>().ok());
+        assert!(loss(3) < loss(1), "{name}: {log}");
+    }
+    let out = folder.path().join("out");
+    let mut command = thumbformer(&["train", "--tokenizer", "chars", "--init"]);
+    let error = fail(command.arg(super::common::model("llama-bias")).arg(&data).arg("-o").arg(&out));
+    assert!(error.contains("field `attention_bias`") || error.contains("field `mlp_bias`"), "{error}");
+    let mut command = thumbformer(&["train", "--tokenizer", "chars", "--init"]);
+    let error = fail(command.arg(super::common::model("gptj")).arg(&data).arg("-o").arg(&out));
+    assert!(error.contains("field `model_type`: found \"gptj\", expected llama or gpt2"), "{error}");
+}
+
+#[test]
+fn a_tokenizer_is_learned_and_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data =
+        write(&folder, "text.txt", "low low low lower lower newest newest newest newest widest widest\n".repeat(5));
+    let file = folder.path().join("tokenizer.json");
+    let mut command = thumbformer(&["tokenizer", "train", "--vocab", "265", "-o"]);
+    let (said, _) = succeed(command.arg(&file).arg(&data));
+    assert!(said.contains("265 tokens, 8 merges"), "{said}");
+    let (merges, told) = succeed(thumbformer(&["tokenizer", "show", "--merges", "2"]).arg(&file));
+    // "es" and "st" come 30 times each, the first before the second.
+    let lines: Vec<&str> = merges.lines().collect();
+    assert_eq!((lines.len(), lines[0].trim()), (2, "1  \"e\" + \"s\" = \"es\" (257)"), "{merges}");
+    assert!(lines[1].contains("\"es\" + \"t\" = \"est\" (258)"), "{merges}");
+    assert!(told.contains("2 merges of 8"), "{told}");
+    let (shown, told) = succeed(thumbformer(&["tokenizer", "show"]).arg(&file).arg("est\n"));
+    assert_eq!((shown.as_str(), told.trim()), ("est|\\n\n", "2 tokens for 4 characters"));
+    let error = fail(thumbformer(&["tokenizer", "train", "--vocab", "265", "-o"]).arg(&file).arg(&data));
+    assert!(error.contains("exists: use --force"), "{error}");
 }

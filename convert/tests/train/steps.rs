@@ -54,8 +54,8 @@ fn reference(name: &str) -> Reference {
 }
 
 fn trainer(name: &str, run: &Run, regularization: Regularization) -> Trainer {
-    let architecture = Architecture::read(&folder(name).join("config.json")).expect("a configuration");
-    let parameters = Parameters::read(&architecture, &folder(name).join("model.safetensors")).expect("weights");
+    let architecture = Architecture::read(&folder(name)).expect("a configuration");
+    let parameters = Parameters::read(&architecture, &folder(name)).expect("weights");
     let Run { beta1, beta2, weight_decay, clip, .. } = *run;
     let optimizer = AdamW { beta1, beta2, eps: 1e-8, weight_decay, clip };
     let schedule = Schedule { peak: run.peak, least: run.least, warmup: run.warmup, steps: run.losses.len() as u64 };
