@@ -98,6 +98,10 @@ pub enum Error {
     /// Standard output cannot be written.
     #[error("standard output: {0}")]
     Output(std::io::Error),
+    /// A step of training cannot be computed.
+    #[cfg(feature = "train")]
+    #[error("training: {0}")]
+    Autograd(#[from] candle_core::Error),
     /// What was asked for contradicts itself, the model, or what is on disk.
     #[error("{0}")]
     Usage(String),

@@ -29,6 +29,8 @@ pub mod sentence;
 pub mod source;
 pub mod synthetic;
 pub mod tokenizer;
+#[cfg(feature = "train")]
+pub mod train;
 pub mod writer;
 
 pub use error::{Error, Result};

@@ -22,6 +22,10 @@ enum Command {
     Eval(Box<cli::eval::Arguments>),
     Inspect(cli::inspect::Arguments),
     Tokenize(cli::tokenize::Arguments),
+    #[cfg(feature = "train")]
+    Tokenizer(cli::tokenizer::Arguments),
+    #[cfg(feature = "train")]
+    Train(Box<cli::train::Arguments>),
 }
 
 fn main() -> ExitCode {
@@ -32,5 +36,9 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => cli::eval::run(&arguments),
         Command::Inspect(arguments) => cli::inspect::run(&arguments),
         Command::Tokenize(arguments) => cli::tokenize::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Tokenizer(arguments) => cli::tokenizer::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Train(arguments) => cli::train::run(&arguments),
     })
 }

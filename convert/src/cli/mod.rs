@@ -14,6 +14,10 @@ pub mod inspect;
 pub mod model;
 pub mod run;
 pub mod tokenize;
+#[cfg(feature = "train")]
+pub mod tokenizer;
+#[cfg(feature = "train")]
+pub mod train;
 
 use std::process::ExitCode;
 

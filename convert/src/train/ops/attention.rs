@@ -1,0 +1,275 @@
+//! Scaled dot-product attention over sequences of any length.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+use thumbformer::math::{exp, max, sum};
+
+use super::{Dropout, argument, axpy, dot, gradient, result, values, vectorized};
+
+/// Where each sequence of a batch begins and ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Segments(Vec<Range<usize>>);
+
+impl Segments {
+    /// Sequences of these lengths, one behind the other.
+    pub fn of(lengths: impl IntoIterator<Item = usize>) -> Self {
+        let mut end = 0;
+        let segment = |length: usize| {
+            let start = end;
+            end += length;
+            start..end
+        };
+        Self(lengths.into_iter().map(segment).collect())
+    }
+
+    /// Tokens of all sequences.
+    pub fn tokens(&self) -> usize {
+        self.0.last().map_or(0, |last| last.end)
+    }
+
+    /// Each token's position in its sequence.
+    pub fn positions(&self) -> Arc<[u32]> {
+        self.0.iter().flat_map(|segment| 0..segment.len() as u32).collect()
+    }
+
+    /// Cuts rows of `width` into the sequences' own.
+    fn split<'a>(&self, mut rows: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
+        let cut = |segment: &Range<usize>| {
+            let (first, rest) = std::mem::take(&mut rows).split_at_mut(segment.len() * width);
+            rows = rest;
+            first
+        };
+        self.0.iter().map(cut).collect()
+    }
+}
+
+/// softmax(scale·Q·Kᵀ)·V for each head, each sequence by itself. Queries are `[tokens, heads·head_dim]`, keys and values
+/// `[tokens, kv_heads·head_dim]`; each key head serves `heads / kv_heads` query heads that follow each other.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// Sequences of the queries.
+    pub queries: Arc<Segments>,
+    /// Sequences of keys and values, one for each of the queries'.
+    pub keys: Arc<Segments>,
+    /// Heads of the queries.
+    pub heads: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Features of a head.
+    pub head_dim: usize,
+    /// A token sees itself and what comes before it only.
+    pub causal: bool,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Dropout of the probabilities.
+    pub dropout: Option<Dropout>,
+}
+
+/// One sequence's rows, and where its first row lies in the batch.
+struct Sequence<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    first: usize,
+}
+
+impl Attention {
+    fn width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    fn sequences<'a>(&'a self, q: &'a [f32], k: &'a [f32], v: &'a [f32]) -> Vec<Sequence<'a>> {
+        let (width, kv_width) = (self.width(), self.kv_width());
+        let rows = |x: &'a [f32], segment: &Range<usize>, width: usize| &x[segment.start * width..segment.end * width];
+        let pairs = self.queries.0.iter().zip(&self.keys.0);
+        pairs
+            .map(|(of_q, of_k)| Sequence {
+                q: rows(q, of_q, width),
+                k: rows(k, of_k, kv_width),
+                v: rows(v, of_k, kv_width),
+                first: of_q.start,
+            })
+            .collect()
+    }
+
+    /// How many keys query `i` of a sequence with `keys` of them sees.
+    fn seen(&self, i: usize, keys: usize) -> usize {
+        if self.causal { keys.min(i + 1) } else { keys }
+    }
+
+    /// The features of one head, `[head_dim][tokens]`: loops over tokens then run along memory.
+    #[inline(always)]
+    fn transposed(&self, rows: &[f32], head: usize, out: &mut Vec<f32>) {
+        let (width, d) = (self.kv_width(), self.head_dim);
+        let tokens = rows.len() / width;
+        out.clear();
+        out.resize(tokens * d, 0.0);
+        for (t, row) in rows.chunks_exact(width).enumerate() {
+            for (c, x) in row[head * d..][..d].iter().enumerate() {
+                out[c * tokens + t] = *x;
+            }
+        }
+    }
+
+    /// Probabilities of the keys for one query: `p` has as many places as keys are seen.
+    #[inline(always)]
+    fn probabilities(&self, q: &[f32], keys: &[f32], tokens: usize, p: &mut [f32]) {
+        p.fill(0.0);
+        for (q, keys) in q.iter().zip(keys.chunks_exact(tokens)) {
+            axpy(p, q * self.scale, keys);
+        }
+        let largest = max(p, f32::NEG_INFINITY, |x| x);
+        for x in p.iter_mut() {
+            *x = exp(*x - largest);
+        }
+        let inverse = 1.0 / sum(p, |x| x);
+        for x in p.iter_mut() {
+            *x *= inverse;
+        }
+    }
+
+    /// The dropout's factor of head `head`, row `row` of the batch, key `key`.
+    #[inline(always)]
+    fn kept(&self, dropout: Dropout, head: usize, row: usize, key: usize) -> f32 {
+        // Rows and keys below 2²⁰, heads above.
+        dropout.factor((head << 40) | (row << 20) | key)
+    }
+
+    #[inline(always)]
+    fn forward(&self, Sequence { q, k, v, first }: Sequence<'_>, out: &mut [f32]) {
+        let (d, width, kv_width) = (self.head_dim, self.width(), self.kv_width());
+        let tokens = k.len() / kv_width;
+        let (mut keys, mut p) = (Vec::new(), vec![0.0; tokens]);
+        for kv in 0..self.kv_heads {
+            self.transposed(k, kv, &mut keys);
+            let group = self.heads / self.kv_heads;
+            for head in kv * group..(kv + 1) * group {
+                for (i, (q, out)) in q.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
+                    let (q, out) = (&q[head * d..][..d], &mut out[head * d..][..d]);
+                    let p = &mut p[..self.seen(i, tokens)];
+                    self.probabilities(q, &keys, tokens, p);
+                    if let Some(dropout) = self.dropout {
+                        for (j, p) in p.iter_mut().enumerate() {
+                            *p *= self.kept(dropout, head, first + i, j);
+                        }
+                    }
+                    for (p, v) in p.iter().zip(v.chunks_exact(kv_width)) {
+                        axpy(out, *p, &v[kv * d..][..d]);
+                    }
+                }
+            }
+        }
+    }
+
+    // dV = Pᵀ·dO; dP = dO·Vᵀ; dS = P∘(dP − Σ P∘dP); dQ = scale·dS·K; dK = scale·dSᵀ·Q. P is computed again.
+    #[inline(always)]
+    fn backward(&self, sequence: Sequence<'_>, grad: &[f32], dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
+        let Sequence { q, k, v, first } = sequence;
+        let (d, width, kv_width) = (self.head_dim, self.width(), self.kv_width());
+        let tokens = k.len() / kv_width;
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let (mut p, mut dp) = (vec![0.0; tokens], vec![0.0; tokens]);
+        for kv in 0..self.kv_heads {
+            self.transposed(k, kv, &mut keys);
+            self.transposed(v, kv, &mut values);
+            let group = self.heads / self.kv_heads;
+            for head in kv * group..(kv + 1) * group {
+                let rows = q.chunks_exact(width).zip(grad.chunks_exact(width)).zip(dq.chunks_exact_mut(width));
+                for (i, ((q, grad), dq)) in rows.enumerate() {
+                    let (q, grad, dq) = (&q[head * d..][..d], &grad[head * d..][..d], &mut dq[head * d..][..d]);
+                    let seen = self.seen(i, tokens);
+                    let (p, dp) = (&mut p[..seen], &mut dp[..seen]);
+                    self.probabilities(q, &keys, tokens, p);
+                    dp.fill(0.0);
+                    for (grad, values) in grad.iter().zip(values.chunks_exact(tokens)) {
+                        axpy(dp, *grad, values);
+                    }
+                    for (j, (p, dp)) in p.iter().zip(dp.iter_mut()).enumerate() {
+                        let kept = self.dropout.map_or(1.0, |dropout| self.kept(dropout, head, first + i, j));
+                        *dp *= kept;
+                        axpy(&mut dv[j * kv_width + kv * d..][..d], p * kept, grad);
+                    }
+                    let mean = dot(p, dp);
+                    for (j, (p, dp)) in p.iter().zip(dp.iter()).enumerate() {
+                        let ds = self.scale * p * (dp - mean);
+                        let at = j * kv_width + kv * d;
+                        axpy(dq, ds, &k[at..][..d]);
+                        axpy(&mut dk[at..][..d], ds, q);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        lq: &Layout,
+        k: &CpuStorage,
+        lk: &Layout,
+        v: &CpuStorage,
+        lv: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (width, kv_width) = (self.width(), self.kv_width());
+        let (of_q, of_k) = ((self.queries.tokens(), width), (self.keys.tokens(), kv_width));
+        if lq.shape().dims2()? != of_q || lk.shape().dims2()? != of_k || lv.shape().dims2()? != of_k {
+            bail!("attention of {of_q:?} to {of_k:?}: {:?}, {:?}, {:?}", lq.shape(), lk.shape(), lv.shape());
+        }
+        if self.queries.0.len() != self.keys.0.len() {
+            bail!("attention of {} sequences to {}", self.queries.0.len(), self.keys.0.len());
+        }
+        let sequences = self.sequences(argument(q, lq)?, argument(k, lk)?, argument(v, lv)?);
+        let mut out = vec![0.0; of_q.0 * width];
+        let rows = self.queries.split(&mut out, width);
+        sequences.into_par_iter().zip(rows).for_each(|(sequence, out)| {
+            vectorized(
+                #[inline(always)]
+                || self.forward(sequence, out),
+            )
+        });
+        result(out, lq.shape())
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (width, kv_width) = (self.width(), self.kv_width());
+        let (qs, ks, vs, grad) = (values(q)?, values(k)?, values(v)?, values(grad)?);
+        let (mut dq, mut dk, mut dv) = (vec![0.0; qs.len()], vec![0.0; ks.len()], vec![0.0; vs.len()]);
+        let grad = &*grad;
+        let sequences = self.sequences(&qs, &ks, &vs);
+        let gradients: Vec<_> = self
+            .queries
+            .split(&mut dq, width)
+            .into_iter()
+            .zip(self.keys.split(&mut dk, kv_width))
+            .zip(self.keys.split(&mut dv, kv_width))
+            .collect();
+        sequences.into_par_iter().zip(gradients).for_each(|(sequence, ((dq, dk), dv))| {
+            let grad = &grad[sequence.first * width..][..sequence.q.len()];
+            vectorized(
+                #[inline(always)]
+                || self.backward(sequence, grad, dq, dk, dv),
+            );
+        });
+        Ok((gradient(dq, q)?, gradient(dk, k)?, gradient(dv, v)?))
+    }
+}

@@ -1,0 +1,366 @@
+//! `thumbformer train`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use thumbformer_convert::train::architecture::Architecture;
+use thumbformer_convert::train::batch::Batch;
+use thumbformer_convert::train::model::{Model, Regularization};
+use thumbformer_convert::train::parameters::Parameters;
+
+/// Sentences of few words: something to learn within seconds.
+fn text() -> String {
+    let (who, does, what) =
+        (["the cat", "a dog", "my bird"], ["sees", "likes", "follows"], ["the moon", "a mouse", "its tail"]);
+    let mut random = 1usize;
+    let mut pick = |words: [&'static str; 3]| {
+        random = random.wrapping_mul(1103515245).wrapping_add(12345) & 0x7fff_ffff;
+        words[(random >> 16) % 3]
+    };
+    (0..400).map(|_| format!("{} {} {}.\n", pick(who), pick(does), pick(what))).collect()
+}
+
+fn write(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::write(&path, content).expect("written");
+    path
+}
+
+fn thumbformer(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_thumbformer"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// A small model that trains in a second or two.
+const SMALL: [&str; 12] =
+    ["--dim", "16", "--layers", "1", "--heads", "2", "--context", "32", "--batch", "8", "--every", "10"];
+
+fn train(data: &Path, out: &Path, more: &[&str]) -> Command {
+    let mut command = thumbformer(&["train"]);
+    command.arg(data).arg("-o").arg(out).args(SMALL).args(more).args(["--dropout", "0.1", "--warmup", "5"]);
+    command
+}
+
+/// Runs to success; returns standard output and standard error.
+fn succeed(command: &mut Command) -> (String, String) {
+    let output = command.output().expect("it runs");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {out}{err}");
+    (out.into_owned(), err.into_owned())
+}
+
+/// Runs to failure; returns standard error.
+fn fail(command: &mut Command) -> String {
+    let output = command.output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1), "{command:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn bytes(folder: &Path, name: &str) -> Vec<u8> {
+    std::fs::read(folder.join(name)).expect(name)
+}
+
+/// The mean loss of a trained folder's model over windows of `window` tokens, by the trainer's forward pass.
+fn loss(folder: &Path, ids: &[u32], window: usize) -> f32 {
+    let architecture = Architecture::read(folder).expect("a configuration");
+    let parameters = Parameters::read(&architecture, folder).expect("weights");
+    let model = Model::new(architecture, parameters);
+    let weights = vec![1.0; window];
+    let windows = ids.chunks(window).filter(|window| window.len() > 1);
+    let batch = Batch::next_token(windows.map(|window| (window, &weights[..window.len() - 1])));
+    let loss = model.loss(&batch, batch.weight(), Regularization::default()).expect("a loss");
+    loss.to_scalar().expect("a number")
+}
+
+#[test]
+fn a_text_becomes_a_model_that_converts_and_scores_as_it_was_trained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = write(&folder, "text.txt", text());
+    for (preset, tokenizer) in [("llama", "bpe"), ("gpt2", "chars")] {
+        let out = folder.path().join(preset);
+        let more = ["--preset", preset, "--tokenizer", tokenizer, "--vocab", "280", "--steps", "60"];
+        let (said, told) = succeed(train(&data, &out, &more).args(["--learning-rate", "1e-2"]));
+        assert!(said.contains("60 steps, validation loss"), "{said}");
+        assert!(told.contains("1 file: ") && told.contains("to validate with"), "{told}");
+
+        let csv = String::from_utf8(bytes(&out, "log.csv")).expect("text");
+        assert_eq!(csv.lines().count(), 61);
+        let field = |line: &str, i: usize| line.split(',').nth(i).map(str::to_owned).unwrap_or_default();
+        let lines: Vec<&str> = csv.lines().skip(1).collect();
+        let (first, last) = (field(lines[0], 2), field(lines[59], 3));
+        let number = |text: &str| text.parse::<f32>().expect("a loss");
+        assert!(number(&last) < 0.6 * number(&first), "{first} to {last}");
+        assert!(String::from_utf8_lossy(&bytes(&out, "loss.svg")).contains("<polyline"));
+
+        // The converter's own reference finds the loss that the trainer's forward pass finds.
+        let ids: Vec<u32> = (0..200).map(|i| (i * 7 % 20) as u32).collect();
+        let list = write(&folder, "ids.json", serde_json::to_string(&ids).expect("JSON"));
+        let mut eval = thumbformer(&["eval", "--json", "--precision", "f32", "--window", "32", "--ids"]);
+        let (report, _) = succeed(eval.arg(&list).arg(&out));
+        let report: Value = serde_json::from_str(&report).expect("JSON");
+        let (found, expected) = (report["nll"].as_f64().expect("a likelihood"), f64::from(loss(&out, &ids, 32)));
+        assert!((found - expected).abs() < 1e-4 * expected, "{preset}: {found}, trained as {expected}");
+
+        let thumb = out.with_extension("thumb");
+        let mut convert = Command::new(env!("CARGO_BIN_EXE_convert"));
+        succeed(convert.arg(&out).arg("-o").arg(&thumb).arg("--quiet"));
+        let (answer, _) = succeed(thumbformer(&["run"]).arg(&thumb).arg("the cat ").args(["--max-tokens", "12"]));
+        assert!(answer.chars().count() > 4, "{answer:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_model_and_another_gives_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = write(&folder, "text.txt", text());
+    let run = |name: &str, seed: &str| {
+        let out = folder.path().join(name);
+        succeed(&mut train(&data, &out, &["--tokenizer", "chars", "--steps", "12", "--seed", seed]));
+        (bytes(&out, "model.safetensors"), bytes(&out, "log.csv"))
+    };
+    let (one, again, other) = (run("one", "1"), run("again", "1"), run("other", "2"));
+    assert!(one == again, "the same seed gave two models");
+    assert!(one.0 != other.0, "two seeds gave one model");
+}
+
+/// Waits until the run in `out` has written a checkpoint.
+fn first_checkpoint(child: &mut Child, out: &Path) {
+    for _ in 0..6000 {
+        if out.join("training.safetensors").exists() {
+            return;
+        }
+        assert!(child.try_wait().expect("a child").is_none(), "the run has ended before its first checkpoint");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("no checkpoint within a minute");
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs")
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_saves_and_resumes_bit_for_bit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = write(&folder, "text.txt", text());
+    let more = ["--tokenizer", "chars", "--steps", "400", "--accumulate", "2"];
+    let whole = folder.path().join("whole");
+    succeed(&mut train(&data, &whole, &more));
+
+    let broken = folder.path().join("broken");
+    let mut child = spawn(&mut train(&data, &broken, &more));
+    first_checkpoint(&mut child, &broken);
+    succeed(Command::new("kill").args(["-INT", &child.id().to_string()]));
+    assert!(child.wait().expect("a status").success(), "an interrupt is no failure");
+    assert_ne!(bytes(&broken, "model.safetensors"), bytes(&whole, "model.safetensors"));
+
+    succeed(thumbformer(&["train", "--resume"]).arg(&broken));
+    for name in ["model.safetensors", "training.safetensors", "log.csv", "loss.svg"] {
+        assert!(bytes(&broken, name) == bytes(&whole, name), "{name} differs after resuming");
+    }
+
+    // Another text would be another run.
+    write(&folder, "text.txt", text() + "one more line\n");
+    let error = fail(thumbformer(&["train", "--resume"]).arg(&broken));
+    assert!(error.contains("the data have changed since training began"), "{error}");
+}
+
+#[test]
+fn a_killed_run_leaves_a_folder_that_loads_and_resumes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = write(&folder, "text.txt", text());
+    let more = ["--tokenizer", "chars", "--steps", "60"];
+    let whole = folder.path().join("whole");
+    let small = |out: &Path| {
+        let mut command = train(&data, out, &[]);
+        command.args(more);
+        command
+    };
+    succeed(&mut small(&whole));
+    let mut killed = 0;
+    for wait in [0, 3, 10, 30, 90, 200, 400] {
+        let out = folder.path().join(format!("killed-{wait}"));
+        let mut child = spawn(&mut small(&out));
+        std::thread::sleep(Duration::from_millis(wait));
+        killed += usize::from(child.try_wait().expect("a child").is_none());
+        child.kill().expect("killed");
+        child.wait().expect("a status");
+        if !out.exists() {
+            continue;
+        }
+        loss(&out, &[0, 1, 2, 3], 4);
+        let thumb = out.with_extension("thumb");
+        succeed(Command::new(env!("CARGO_BIN_EXE_convert")).arg(&out).arg("-o").arg(&thumb).arg("--quiet"));
+        succeed(thumbformer(&["train", "--resume"]).arg(&out));
+        assert!(bytes(&out, "model.safetensors") == bytes(&whole, "model.safetensors"), "killed after {wait} ms");
+    }
+    assert!(killed > 0, "every run had ended before it was killed");
+}
+
+/// Requests with their words turned around as answers.
+fn pairs() -> String {
+    text().lines().map(|line| line.trim_end_matches('.')).fold(String::new(), |pairs, line| {
+        let turned: Vec<&str> = line.split(' ').rev().collect();
+        pairs + &format!("{line}\t{}\n", turned.join(" "))
+    })
+}
+
+#[test]
+fn pairs_teach_answers_and_a_trained_model_learns_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = write(&folder, "pairs.tsv", pairs());
+    let out = folder.path().join("answers");
+    let more = ["--objective", "sft", "--vocab", "290", "--steps", "300", "--learning-rate", "1e-2", "--dim", "32"];
+    let mut command = thumbformer(&["train"]);
+    command.arg(&data).arg("-o").arg(&out).args(["--layers", "2", "--context", "48", "--batch", "16"]).args(more);
+    let (_, told) = succeed(&mut command);
+    assert!(told.contains("360 examples to train on") && told.contains("40 to validate with"), "{told}");
+    let held_out: String = pairs().lines().take(30).map(|line| format!("{line}\n")).collect();
+    let held_out = write(&folder, "held_out.tsv", held_out);
+    let exact = |model: &Path| {
+        let (report, _) = succeed(thumbformer(&["eval", "--json", "--pairs"]).arg(&held_out).arg(model));
+        let report: Value = serde_json::from_str(&report).expect("JSON");
+        report["exact"].as_u64().expect("a number")
+    };
+    let learned = exact(&out);
+    assert!(learned >= 25, "{learned} of 30 answered");
+
+    // Conversations, from where the model is: what it knew is not lost in a step of rate 0.
+    let chat = pairs().lines().take(40).fold(String::new(), |lines, line| {
+        let (request, answer) = line.split_once('\t').expect("a pair");
+        let message = |role: &str, content: &str| serde_json::json!({ "role": role, "content": content });
+        lines
+            + &serde_json::json!({ "messages": [message("user", request), message("assistant", answer)] }).to_string()
+            + "\n"
+    });
+    let chat = write(&folder, "chat.jsonl", chat);
+    let on = folder.path().join("on");
+    let mut command = thumbformer(&["train", "--objective", "sft", "--steps", "1", "--learning-rate", "0", "--init"]);
+    succeed(command.arg(&out).arg(&chat).arg("-o").arg(&on));
+    assert_eq!(exact(&on), learned);
+    assert!(bytes(&on, "model.safetensors") == bytes(&out, "model.safetensors"), "a step of rate 0 changed weights");
+}
+
+#[test]
+fn pairs_that_cannot_be_trained_on_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out");
+    for (name, line, expected) in [
+        ("a.tsv", "no answer here", "line 401: no tab, expected request<TAB>answer"),
+        ("b.tsv", "nothing\t", "line 401: no answer: found \"nothing\""),
+        ("c.jsonl", r#"{"prompt": "x"}"#, "line 1: expected an object with `prompt` and `completion`"),
+        (
+            "d.jsonl",
+            r#"{"messages": [{"role": "user", "content": "x"}]}"#,
+            "line 1: the last message, of \"user\", has no answer",
+        ),
+    ] {
+        let before = if name.ends_with("tsv") { pairs() } else { String::new() };
+        let data = write(&folder, name, before + line + "\n");
+        let mut command = thumbformer(&["train", "--objective", "sft", "--vocab", "280"]);
+        let error = fail(command.arg(&data).arg("-o").arg(&out));
+        assert!(error.contains(expected), "{expected}: {error}");
+        assert!(!out.exists());
+    }
+    // What does not fit is counted, and not cut.
+    let data = write(&folder, "long.tsv", pairs() + &"very ".repeat(60) + "long\tyes\n");
+    let mut command = thumbformer(&["train", "--objective", "sft", "--vocab", "280", "--steps", "1", "--dim", "16"]);
+    let (_, told) = succeed(command.args(["--context", "48"]).arg(&data).arg("-o").arg(&out));
+    assert!(told.contains("1 of 401 examples are longer than the context of 48 tokens and were skipped"), "{told}");
+}
+
+#[test]
+fn texts_that_cannot_be_trained_on_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out");
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).expect("a folder");
+    let good = write(&folder, "good.txt", text());
+    for (data, more, expected) in [
+        (write(&folder, "empty.txt", ""), &[][..], "empty, expected text"),
+        (empty, &[], "no files in this folder"),
+        (write(&folder, "latin1.txt", b"caf\xe9 caf\xe9"), &[], "byte 3 is not UTF-8"),
+        (write(&folder, "line.txt", "one line\n"), &["--tokenizer", "chars"], "expected at least 33, the context"),
+        (good.clone(), &["--vocab", "5000"], "the text supports"),
+        (good.clone(), &["--vocab", "100"], "at least 257, for the 256 bytes"),
+        (good.clone(), &["--tokenizer", "nowhere"], "expected bpe, chars, or a tokenizer's file"),
+        (good.clone(), &["--tokenizer", "chars", "--heads", "3"], "--heads 3"),
+        (good.clone(), &["--dropout", "1.5"], "--dropout 1.5: expected"),
+        (folder.path().join("none.txt"), &[], "none.txt: "),
+    ] {
+        let mut command = thumbformer(&["train"]);
+        command.arg(&data).arg("-o").arg(&out).args(["--dim", "16", "--context", "32"]).args(more);
+        let error = fail(&mut command);
+        assert!(error.starts_with("error: ") && error.contains(expected), "{expected}: {error}");
+        assert!(!out.exists(), "{expected}: something was written");
+    }
+    // What the vocabulary does not know is counted.
+    let strange = write(&folder, "strange.txt", format!("{}ä ö ä\n", text()));
+    let more = ["--tokenizer", "chars", "--steps", "1"];
+    let (_, told) = succeed(train(&good, &out, &more).arg("--valid").arg(&strange));
+    assert!(told.contains("3 characters of the validation text are not in the vocabulary"), "{told}");
+    let error = fail(&mut train(&good, &out, &more));
+    assert!(error.contains("is not empty: use --resume"), "{error}");
+}
+
+#[test]
+fn checkpoints_of_others_are_fine_tuned_from_where_they_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = write(&folder, "text.txt", "abc cab bac cba acb bca abc cab\n".repeat(40));
+    for name in ["nanogpt", "gpt2", "gpt2-erf", "gpt2-noprefix", "llama-gqa-tied", "llama-untied", "llama-f16"] {
+        let init = super::common::model(name);
+        let window = 16;
+        let ids: Vec<u32> = (0..window as u32).map(|i| i * 5 % 11).collect();
+        let list = write(&folder, "ids.json", serde_json::to_string(&ids).expect("JSON"));
+        let nll = |model: &Path| {
+            let mut eval = thumbformer(&["eval", "--json", "--precision", "f32", "--window", "16", "--ids"]);
+            let (report, _) = succeed(eval.arg(&list).arg(model));
+            let report: Value = serde_json::from_str(&report).expect("JSON");
+            report["nll"].as_f64().expect("a likelihood")
+        };
+        let train = |rate: &str| {
+            let out = folder.path().join(format!("{name}-{rate}"));
+            let mut command = thumbformer(&["train", "--tokenizer", "chars", "--steps", "3", "--warmup", "0"]);
+            succeed(command.args(["--learning-rate", rate, "--init"]).arg(&init).arg(&data).arg("-o").arg(&out));
+            out
+        };
+        let (found, expected) = (nll(&train("0")), nll(&init));
+        assert!((found - expected).abs() < 2e-5 * expected, "{name}: {found}, before training {expected}");
+        let log = String::from_utf8(bytes(&train("0.01"), "log.csv")).expect("text");
+        let loss = |line: usize| log.lines().nth(line).and_then(|line| line.split(',').nth(2)?.parse::<f32>().ok());
+        assert!(loss(3) < loss(1), "{name}: {log}");
+    }
+    let out = folder.path().join("out");
+    let mut command = thumbformer(&["train", "--tokenizer", "chars", "--init"]);
+    let error = fail(command.arg(super::common::model("llama-bias")).arg(&data).arg("-o").arg(&out));
+    assert!(error.contains("field `attention_bias`") || error.contains("field `mlp_bias`"), "{error}");
+    let mut command = thumbformer(&["train", "--tokenizer", "chars", "--init"]);
+    let error = fail(command.arg(super::common::model("gptj")).arg(&data).arg("-o").arg(&out));
+    assert!(error.contains("field `model_type`: found \"gptj\", expected llama or gpt2"), "{error}");
+}
+
+#[test]
+fn a_tokenizer_is_learned_and_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data =
+        write(&folder, "text.txt", "low low low lower lower newest newest newest newest widest widest\n".repeat(5));
+    let file = folder.path().join("tokenizer.json");
+    let mut command = thumbformer(&["tokenizer", "train", "--vocab", "265", "-o"]);
+    let (said, _) = succeed(command.arg(&file).arg(&data));
+    assert!(said.contains("265 tokens, 8 merges"), "{said}");
+    let (merges, told) = succeed(thumbformer(&["tokenizer", "show", "--merges", "2"]).arg(&file));
+    // "es" and "st" come 30 times each, the first before the second.
+    let lines: Vec<&str> = merges.lines().collect();
+    assert_eq!((lines.len(), lines[0].trim()), (2, "1  \"e\" + \"s\" = \"es\" (257)"), "{merges}");
+    assert!(lines[1].contains("\"es\" + \"t\" = \"est\" (258)"), "{merges}");
+    assert!(told.contains("2 merges of 8"), "{told}");
+    let (shown, told) = succeed(thumbformer(&["tokenizer", "show"]).arg(&file).arg("est\n"));
+    assert_eq!((shown.as_str(), told.trim()), ("est|\\n\n", "2 tokens for 4 characters"));
+    let error = fail(thumbformer(&["tokenizer", "train", "--vocab", "265", "-o"]).arg(&file).arg(&data));
+    assert!(error.contains("exists: use --force"), "{error}");
+}

@@ -1,0 +1,7 @@
+//! Training: steps against PyTorch's, and the command as users meet it.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod command;
+mod steps;
