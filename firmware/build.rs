@@ -2,7 +2,8 @@
 //!
 //! The board is a cargo feature, and `boards.tsv` and `memory/BOARD.x` are what is known of it. `THUMBFORMER_MODEL` names
 //! the model, the bundled one if unset, which is converted here; `THUMBFORMER_CONTEXT` cuts its context. A model that does
-//! not fit is an error here, because only here can the message count; the compiler and the linker check it again.
+//! not fit is an error here, because only here can the message count; the compiler and the linker check it again. A model
+//! that is damaged, or needs features that are off, is one too, before the chip refuses it.
 
 use std::env;
 use std::error::Error;
@@ -11,11 +12,15 @@ use std::path::{Path, PathBuf};
 
 use thumbformer::blob::header::Header;
 use thumbformer::packing::{Layout, Packing};
+use thumbformer::{Feature, Model};
 use thumbformer_convert::boards::{BOARDS, CHUNK, Memories};
+use thumbformer_convert::memory::AlignedBytes;
 use thumbformer_convert::pipeline::{Options, Prepared, Silent};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+/// The runtime's features that this firmware has too, for models that need them.
+const FEATURES: [&str; 7] = ["portable", "classic", "shaping", "encoder", "normalizers", "unigram", "wordpiece"];
 /// The board of a build that names none.
 const DEFAULT_BOARD: &str = "mps2-an500";
 /// The checkpoint of a build that names no model.
@@ -45,9 +50,12 @@ fn build() -> Result<()> {
         println!("cargo::rerun-if-changed={}", model.display());
         println!("cargo::rustc-env=THUMBFORMER_MODEL={}", model.display());
         let bytes = fs::read(&model).map_err(|e| format!("{}: {e}", model.display()))?;
-        let header = Header::read(&bytes).map_err(|e| format!("{}: {e}", model.display()))?;
+        let bytes = AlignedBytes::from(&bytes[..]);
+        let checked = Model::new(&bytes).map_err(|e| format!("{}: {e}", model.display()))?;
+        let header = checked.header();
         built_in = context.unwrap_or(header.arch.context);
-        check_fit(board.name, memories, &header, built_in, alloc).map_err(|e| format!("{}: {e}", model.display()))?;
+        check_fit(board.name, memories, header, built_in, alloc).map_err(|e| format!("{}: {e}", model.display()))?;
+        check_features(&board, &checked).map_err(|e| format!("{} {e}", model.display()))?;
     }
     println!("cargo::rustc-env=THUMBFORMER_CONTEXT={built_in}");
     println!("cargo::rustc-env=THUMBFORMER_CHUNK={CHUNK}");
@@ -206,6 +214,28 @@ fn convert_bundled(out: &Path) -> Result<PathBuf> {
     let prepared = Prepared::open(Path::new(BUNDLED), Options { packing, ..Options::default() });
     prepared.and_then(|prepared| prepared.write(&model, true, &Silent)).map_err(|e| format!("{BUNDLED}: {e}"))?;
     Ok(model)
+}
+
+/// Fails, with what to do, if the model needs features that are off.
+fn check_features(board: &Board<'_>, model: &Model<'_>) -> Result<()> {
+    let is_on = |name: &str| feature(&name.to_uppercase());
+    let needed: Vec<_> = Feature::ALL.into_iter().filter(|&f| model.needs(f)).map(Feature::name).collect();
+    let missing: Vec<_> = needed.iter().copied().filter(|name| !is_on(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if let Some(unknown) = missing.iter().find(|name| !FEATURES.contains(name)) {
+        return Err(format!("needs the runtime's feature `{unknown}`, which this firmware has no use for").into());
+    }
+    let names = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let features = if missing.len() == 1 { "feature" } else { "features" };
+    let is_default = board.name == DEFAULT_BOARD;
+    // All that are on, so that the command can be pasted.
+    let all: Vec<_> =
+        (!is_default).then_some(board.name).into_iter().chain(is_on("alloc").then_some("alloc")).collect();
+    let all = [all, FEATURES.into_iter().filter(|name| is_on(name) || missing.contains(name)).collect()].concat();
+    let target = if is_default { String::new() } else { format!(" --target {}", board.target) };
+    Err(format!("needs the {features} {names}: cargo run --release --features {}{target}", all.join(",")).into())
 }
 
 /// Fails, with numbers, if the board is too small. Where the session is sized at run time, so is its RAM checked.

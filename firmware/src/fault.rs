@@ -7,8 +7,11 @@ use cortex_m_rt::{ExceptionFrame, exception};
 
 use crate::board::exit;
 
-/// Only where: the message would bring all of `core::fmt` into the image.
+/// Only where: the message would bring all of `core::fmt` into the image. Inlined, so that the optimizer sees that nobody
+/// reads messages, and drops those of all panics with what formats them.
 #[panic_handler]
+#[allow(unused_attributes, reason = "the compiler says that it ignores `inline` here, and does not")]
+#[inline(always)]
 fn panic(info: &PanicInfo<'_>) -> ! {
     if let Some(place) = info.location() {
         defmt::error!("panic in {=str}, line {=u32}", place.file(), place.line());

@@ -36,6 +36,10 @@
 //! encoder has a record of its own, without a head; its output, for every token of a source text, is what all layers of the
 //! decoder attend to beside their own tokens.
 
+use core::ops::Range;
+
+use crate::feature::Feature;
+
 /// What a layer's normalisation computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -355,11 +359,12 @@ impl Role {
 
 /// Whether a tensor is quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Kind {
     /// int8 rows with f16 group scales.
-    Matrix,
+    Matrix = 0,
     /// One row of f32.
-    Vector,
+    Vector = 1,
 }
 
 /// One tensor the record calls for.
@@ -410,6 +415,9 @@ impl core::fmt::Display for ArchError {
 
 impl core::error::Error for ArchError {}
 
+/// Whether this runtime computes what models had before RMSNorm, gates and rotary positions.
+pub(crate) const CLASSIC: bool = cfg!(feature = "classic");
+
 /// Whether this runtime computes what scores, heads and outputs of some models go through.
 pub(crate) const SHAPING: bool = cfg!(feature = "shaping");
 
@@ -453,7 +461,10 @@ impl Windows {
             return 0;
         }
         let layers = layers - self.from;
-        if self.global_every == 0 { layers } else { layers - layers / self.global_every }
+        match layers.checked_div(self.global_every) {
+            Some(global) => layers - global,
+            None => layers,
+        }
     }
 }
 
@@ -504,7 +515,19 @@ impl Arch {
 
     /// Whether attention and MLP read the same.
     pub const fn is_parallel(&self) -> bool {
-        !matches!(self.wiring, Wiring::Sequential)
+        CLASSIC && !matches!(self.wiring, Wiring::Sequential)
+    }
+
+    /// Whether norms have a shift.
+    #[inline(always)]
+    const fn shifts(&self) -> bool {
+        CLASSIC && self.biases.norm
+    }
+
+    /// Whether attention and MLP have one norm.
+    #[inline(always)]
+    const fn has_one_norm(&self) -> bool {
+        CLASSIC && matches!(self.wiring, Wiring::ParallelOneNorm)
     }
 
     /// Which layers have a window.
@@ -629,18 +652,23 @@ impl Arch {
         Ok(())
     }
 
-    /// The Cargo feature that a model of this record needs and this build lacks.
-    pub const fn missing_feature(&self) -> Option<&'static str> {
-        let shapes = self.shapes_scores() || self.logit_cap != 0.0 || self.head_norm || self.output_norms;
-        if shapes && !SHAPING {
-            return Some("shaping");
+    /// Whether a model of this record needs that Cargo feature.
+    pub const fn needs(&self, feature: Feature) -> bool {
+        match feature {
+            Feature::Classic => {
+                self.biases.norm
+                    || !matches!((self.norm, self.wiring), (Norm::Rms, Wiring::Sequential))
+                    || !matches!(self.activation, Activation::Silu | Activation::GeluTanh)
+                    || matches!(self.position, Position::Learned)
+            }
+            Feature::Shaping => self.shapes_scores() || self.logit_cap != 0.0 || self.head_norm || self.output_norms,
+            Feature::Encoder => {
+                let norms = self.post_norm || self.normed_residual || !self.final_norm || self.embedding_norm;
+                !self.causal || norms || self.head_transform
+            }
+            Feature::Cross => self.cross || self.shared_embedding || matches!(self.position, Position::Relative),
+            Feature::Portable | Feature::Normalizers | Feature::Unigram | Feature::WordPiece => false,
         }
-        if (self.cross || self.shared_embedding || matches!(self.position, Position::Relative)) && !CROSS {
-            return Some("cross");
-        }
-        let norms = self.post_norm || self.normed_residual || !self.final_norm || self.embedding_norm;
-        let decoder = self.causal && !norms && !self.head_transform;
-        if decoder || ENCODER { None } else { Some("encoder") }
     }
 
     /// Whether the model is given a whole text at once, each token seeing all others.
@@ -717,21 +745,21 @@ impl Arch {
             Role::CrossNorm | Role::CrossQuery | Role::CrossKeyValue | Role::CrossKeyMean | Role::CrossOut => {
                 self.has_cross()
             }
-            Role::CrossNormBias => self.has_cross() && self.biases.norm,
+            Role::CrossNormBias => self.has_cross() && self.shifts(),
             Role::CrossQueryBias | Role::CrossKeyValueBias => self.has_cross() && self.biases.qkv,
             Role::CrossOutBias => self.has_cross() && self.biases.attention_out,
-            Role::PositionEmbedding => matches!(self.position, Position::Learned),
+            Role::PositionEmbedding => CLASSIC && matches!(self.position, Position::Learned),
             Role::RopeFrequencies => matches!(self.position, Position::Rope),
             Role::AlibiSlopes => SHAPING && matches!(self.position, Position::Alibi),
             Role::WindowRopeFrequencies => SHAPING && self.window_rope,
             Role::TokenTypeEmbedding => ENCODER && self.token_types > 0,
             Role::EmbeddingNorm => ENCODER && self.embedding_norm,
-            Role::EmbeddingNormBias => ENCODER && self.embedding_norm && self.biases.norm,
-            Role::MlpNorm => !matches!(self.wiring, Wiring::ParallelOneNorm),
-            Role::MlpNormBias => self.biases.norm && !matches!(self.wiring, Wiring::ParallelOneNorm),
-            Role::AttentionNormBias => self.biases.norm,
+            Role::EmbeddingNormBias => ENCODER && self.embedding_norm && self.shifts(),
+            Role::MlpNorm => !self.has_one_norm(),
+            Role::MlpNormBias => self.shifts() && !self.has_one_norm(),
+            Role::AttentionNormBias => self.shifts(),
             Role::FinalNorm => self.norms_output(),
-            Role::FinalNormBias => self.norms_output() && self.biases.norm,
+            Role::FinalNormBias => self.norms_output() && self.shifts(),
             Role::QkvBias => self.biases.qkv,
             Role::AttentionOutBias => self.biases.attention_out,
             Role::MlpUpBias | Role::MlpDownBias => self.biases.mlp,
@@ -740,7 +768,7 @@ impl Arch {
             Role::Head => !self.tied_head,
             Role::HeadBias => self.biases.head,
             Role::HeadTransform | Role::HeadTransformBias | Role::HeadTransformNorm => ENCODER && self.head_transform,
-            Role::HeadTransformNormBias => ENCODER && self.head_transform && self.biases.norm,
+            Role::HeadTransformNormBias => ENCODER && self.head_transform && self.shifts(),
             _ => true,
         }
     }
@@ -857,17 +885,15 @@ impl Order {
         self.before + layer * self.layer
     }
 
-    /// Index of the tensor of that role, and the tensor; `None` if `arch` has none.
-    pub(crate) fn find(&self, arch: &Arch, role: Role, layer: u32) -> Option<(u32, TensorSpec)> {
-        // Roles are numbered by where they stand.
-        let (list, first, layers) = match role as u16 {
-            ..16 => (&BEFORE[..], 0, 1),
-            16..48 => (&LAYER[..], self.first_index(layer.min(arch.layers)), arch.layers),
-            48.. => (&AFTER[..], self.first_index(arch.layers), 1),
-        };
-        let spec = arch.tensor(role, layer).filter(|_| layer < layers)?;
-        let before = list.iter().take_while(|&&other| other != role).map(|&role| u32::from(arch.has(role)));
-        Some((first + before.sum::<u32>(), spec))
+    /// Indices of the tensors among which that role's is, if there is one: roles are numbered by where they stand.
+    pub(crate) fn range(&self, arch: &Arch, role: Role, layer: u32) -> Range<u32> {
+        let behind = self.first_index(arch.layers);
+        match role as u16 {
+            ..16 => 0..self.before,
+            16..48 if layer < arch.layers => self.first_index(layer)..self.first_index(layer + 1),
+            16..48 => 0..0,
+            48.. => behind..behind + MAX_AFTER as u32,
+        }
     }
 }
 
@@ -938,7 +964,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_tensor_is_found_at_its_index() {
+    fn every_tensor_is_where_its_role_says() {
         let plain = Arch {
             vocab: 5,
             dim: 4,
@@ -974,16 +1000,14 @@ mod tests {
         let archs = [plain, full, windowed, late, alibi, biased];
         for arch in archs.into_iter().chain(encoder.filter(|_| ENCODER)).chain(cross) {
             arch.validate().unwrap();
+            let order = Order::new(&arch);
             for (index, spec) in (0u32..).zip(arch.tensors()) {
-                assert_eq!(Order::new(&arch).find(&arch, spec.role, spec.layer), Some((index, spec)));
+                assert!(order.range(&arch, spec.role, spec.layer).contains(&index), "{spec:?}");
             }
-            assert_eq!(Order::new(&arch).find(&arch, Role::Qkv, 3), None);
-            assert_eq!(Order::new(&arch).find(&arch, Role::FinalNorm, 1), None);
+            assert!(order.range(&arch, Role::Qkv, 3).is_empty());
+            assert!(order.range(&arch, Role::Qkv, u32::MAX).is_empty());
             assert_eq!(arch.tensor(Role::FinalNorm, 0).is_none(), arch.post_norm || !arch.final_norm);
-            assert_eq!(Order::new(&arch).find(&arch, Role::Qkv, u32::MAX), None);
         }
-        assert_eq!(Order::new(&plain).find(&plain, Role::Head, 0), None);
-        assert_eq!(Order::new(&full).find(&full, Role::RopeFrequencies, 0), None);
     }
 
     #[cfg(feature = "shaping")]

@@ -17,7 +17,7 @@ use core::ops::Range;
 
 use crate::arch::{Arch, SHAPING};
 use crate::branch::{self, Branches, Places};
-use crate::kernel::Backend;
+use crate::kernel::{Backend, PORTABLE};
 use crate::packing::{Layout, QUAD, round_up};
 use crate::plan::{Plan, aligned};
 use crate::ring::Rings;
@@ -232,20 +232,29 @@ impl HeadCacheMut<'_> {
         let values = self.values.get_mut(at..at + TILE * self.shape.value_rows()).unwrap_or(&mut []);
         let q = q.get(..head_dim).unwrap_or(&[]);
         match layout {
-            Layout::Rows8 => write_column(Layout::Rows8, values, column, q),
-            Layout::Dsp => write_column(Layout::Dsp, values, column, q),
+            Layout::Rows8 if PORTABLE => {
+                write_column::<{ Layout::Rows8.block_rows() }>(Layout::Rows8, values, column, q)
+            }
+            _ => write_column::<{ Layout::Dsp.block_rows() }>(Layout::Dsp, values, column, q),
         }
     }
 }
 
-/// Puts a value into column `column` of its tile: each dimension is a row.
+/// Puts a value into column `column` of its tile, in blocks of `R` rows: each dimension is a row.
 #[inline(always)]
-fn write_column(layout: Layout, tile: &mut [u8], column: usize, q: &[i8]) {
-    for (row, &q) in q.iter().enumerate() {
-        let at = layout.quad_offset(row, column, TILE);
-        if let Some(slot) = tile.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
-            layout.replace(slot, column, q);
+fn write_column<const R: usize>(layout: Layout, tile: &mut [u8], column: usize, q: &[i8]) {
+    let mut blocks = tile.as_chunks_mut::<QUAD>().0.chunks_exact_mut(R * TILE / QUAD);
+    let at = column / QUAD * R;
+    let (whole, rest) = q.as_chunks::<R>();
+    for (q, block) in whole.iter().zip(&mut blocks) {
+        if let Some(slots) = block.get_mut(at..).and_then(<[_]>::first_chunk_mut::<R>) {
+            slots.iter_mut().zip(q).for_each(|(slot, &q)| layout.replace(slot, column, q));
         }
+    }
+    if !rest.is_empty()
+        && let Some(block) = blocks.next()
+    {
+        block.iter_mut().skip(at).zip(rest).for_each(|(slot, &q)| layout.replace(slot, column, q));
     }
 }
 

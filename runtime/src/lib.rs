@@ -49,6 +49,11 @@
 //! - `std`: a thread pool (`kernel::pool`) and a faster checksum, for hosts. Changes no result.
 //! - `defmt`: `defmt::Format` for errors.
 //! - `branches` (on by default): several sequences in one session, for beam search. Firmware without it saves 2 KB of flash.
+//! - `classic` (on by default): what models had before RMSNorm, gates and rotary positions: LayerNorm, learned positions,
+//!   GELU by the error function, ReLU, parallel layers.
+//! - `shaping` (on by default): scores that go through more than a scale, norms of heads and of outputs.
+//! - `portable` (on by default): on a Cortex-M with the DSP extension, the portable kernels beside those in assembly, for
+//!   files in the layout `rows8` and for sizes that are no multiples of four or eight. Elsewhere they are always there.
 //! - `encoder` (on by default): models that see a whole text at once (BERT), token types, and norms in other places than
 //!   most decoders have them: behind sublayers (OPT-350m too) and embeddings (BLOOM too), of the residual stream, none at
 //!   the end. Firmware for other models saves their flash by leaving it out.
@@ -56,6 +61,8 @@
 //!   and relative positions.
 //! - `normalizers`, `unigram`, `wordpiece` (on by default): what some tokenizers need, see [`tokenizer`]. Firmware for a
 //!   model whose tokenizer does without them saves their flash by leaving them out.
+//!
+//! A model that needs a feature which is off is refused, and the error names it. [`Model::needs`] says it before that.
 //!
 //! # Panics
 //!
@@ -78,6 +85,7 @@ mod branch;
 mod cache;
 pub mod decode;
 mod digest;
+pub mod feature;
 #[allow(unsafe_code)]
 pub mod kernel;
 pub mod layer;
@@ -99,6 +107,7 @@ pub mod your_own_board {}
 
 pub use blob::{Aligned, BlobError, Model};
 pub use digest::Digest;
+pub use feature::Feature;
 pub use kernel::Backend;
 pub use plan::{Limits, Plan};
 pub use session::{Session, SessionError};

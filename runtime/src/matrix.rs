@@ -39,6 +39,7 @@ impl<'a> Matrix<'a> {
 
     /// The matrix that lies at the start of `bytes` as in a blob: weights, and the scales at the next multiple of
     /// [`ALIGN`](crate::blob::ALIGN). `None` if there are not that many bytes, or they are not aligned.
+    #[inline]
     pub(crate) fn at_start_of(
         bytes: &'a [u8],
         rows: usize,
@@ -48,7 +49,7 @@ impl<'a> Matrix<'a> {
     ) -> Option<Self> {
         let weights = packing.weight_bytes(rows, cols)?;
         let scales = packing.scale_count(rows, cols)?.checked_mul(size_of::<u16>())?;
-        let scales = bytes.get(weights.checked_next_multiple_of(ALIGN)?..)?.get(..scales)?;
+        let scales = bytes.get(weights.checked_add(ALIGN - 1)? & !(ALIGN - 1)..)?.get(..scales)?;
         let scales = bytemuck::try_cast_slice(scales).ok()?;
         Some(Self { rows, cols, packing, weights: bytes.get(..weights)?, scales, factor })
     }
@@ -89,6 +90,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Writes row `row` as f32: `(q · scale) · factor`, each product rounded once. Rows out of range leave zeros.
+    #[inline]
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
         out.fill(0.0);
         if row >= self.rows {

@@ -159,11 +159,13 @@ pub struct Packing {
 
 impl Packing {
     /// Columns of every group but perhaps the last.
+    #[inline(always)]
     pub const fn group_cols(self, cols: usize) -> usize {
         if self.group == 0 || self.group as usize > cols { cols } else { self.group as usize }
     }
 
     /// Groups of a row; the last one may be short.
+    #[inline(always)]
     pub const fn groups(self, cols: usize) -> usize {
         if cols == 0 { 0 } else { cols.div_ceil(self.group_cols(cols)) }
     }

@@ -18,11 +18,11 @@ use thumbformer::blob::{ENTRY_BYTES, header::HEADER_BYTES};
 use thumbformer::decode::argmax;
 use thumbformer::packing::{Layout, Packing};
 use thumbformer::workers::Serial;
-use thumbformer::{Backend, Digest, Limits, Model, Plan, Session};
+use thumbformer::{Backend, Digest, Feature, Limits, Model, Plan, Session};
 use thumbformer_convert::boards::Memories;
 use thumbformer_convert::memory::AlignedBytes;
 use thumbformer_convert::pipeline::{Calibration, Options, Prepared, Silent};
-use thumbformer_convert::synthetic::{Synthetic, llama};
+use thumbformer_convert::synthetic::{Synthetic, gpt2, llama};
 use thumbformer_tests::tiny;
 
 const CORES: [&str; 2] = ["mps2-an500", "mps2-an505"];
@@ -74,9 +74,12 @@ fn built(options: &[&str]) -> Firmware {
     build(options).unwrap_or_else(|e| panic!("firmware/run {options:?}:\n{e}"))
 }
 
-/// The firmware that finds its model in flash of its own.
+/// Everything that models can need of a decoder.
+const ALL: &str = "model-in-flash,portable,classic,shaping,encoder,normalizers,unigram,wordpiece";
+
+/// The firmware that finds its model in flash of its own, whatever that needs.
 fn without_model(board: &str) -> Firmware {
-    built(&["--board", board, "--features", "model-in-flash"])
+    built(&["--board", board, "--features", ALL])
 }
 
 /// A file for this test run.
@@ -206,7 +209,8 @@ fn the_bundled_model_answers_as_on_the_desk() {
 #[ignore = "builds firmware and needs qemu-system-arm"]
 fn every_model_gives_the_desktops_bits() {
     for board in CORES {
-        let firmware = built(&["--board", board, "--features", "model-in-flash,shaping,encoder"]);
+        let (firmware, plain) = (without_model(board), built(&["--board", board, "--features", "model-in-flash"]));
+        let mut run_by_both = 0;
         // The demonstration continues texts; what encodes or answers a source is compared by the table of targets.
         let continues = |name: &String| {
             let arch = common::open(&common::model(name), None).1.arch;
@@ -227,8 +231,22 @@ fn every_model_gives_the_desktops_bits() {
                 let digest = format!("{:016x}", desk.digest.value());
                 assert_eq!(said.logged("digest"), [digest.as_str()], "{board}: {name}, {layout:?}");
                 println!("{board}\t{name}\t{layout:?}\t{digest}");
+
+                // Without any feature, either the same or a word on what is missing.
+                let said = plain.hears(Some(&path), request(&prompt).as_bytes());
+                let needed: Vec<_> = Feature::ALL.into_iter().filter(|&feature| model.needs(feature)).collect();
+                if !needed.is_empty() {
+                    let error = said.log.lines().last().unwrap_or_default();
+                    let named = needed.iter().any(|feature| error.contains(&format!("\"{}\"", feature.name())));
+                    assert!(named, "{board}: {name}, {layout:?}: {said:?}");
+                    assert_eq!((said.code, said.answers.as_str()), (Some(1), ""), "{board}: {name}, {layout:?}");
+                } else {
+                    assert_eq!(said.logged("digest"), [digest.as_str()], "{board}: {name}, {layout:?}: {said:?}");
+                    run_by_both += 1;
+                }
             }
         }
+        assert!(run_by_both >= 3, "only {run_by_both} models need nothing");
     }
 }
 
@@ -343,8 +361,8 @@ fn what_does_not_fit_does_not_build() {
     let expected = format!("does not fit the flash of mps2-an500: {missing} bytes are missing");
     assert!(error.contains(&expected), "expected {expected:?}: {error}");
 
-    // 512 bytes of keys, values and scales for each position and layer: 8192 positions are 4 MiB and more.
-    let (blob, path) = random("long.thumb", llama(64, 252, 1, 1, 1, 32, 8192));
+    // 520 bytes of keys, values and scales for each position and layer: 8192 positions are 4 MiB and more.
+    let (blob, path) = random("long.thumb", llama(64, 256, 1, 1, 1, 32, 8192));
     let header = *Model::new(&blob).expect("a good blob").header();
     let needed = |context| {
         let plan = Plan::for_header(&header, Limits::new(context, 8)).expect("a plan");
@@ -372,13 +390,13 @@ fn what_does_not_fit_does_not_build() {
 #[test]
 #[ignore = "builds firmware and needs qemu-system-arm"]
 fn what_does_not_fit_a_heap_is_refused_at_the_start() {
-    let (_, path) = random("long-heap.thumb", llama(64, 252, 1, 1, 1, 32, 8192));
+    let (_, path) = random("long-heap.thumb", llama(64, 256, 1, 1, 1, 32, 8192));
     let said = without_model("mps2-an500").hears(Some(&path), b"ids:1\n");
     assert_eq!(said.code, Some(1), "{said:?}");
     let fits = said.log.split("would_fit: ").nth(1).and_then(|rest| rest.split([' ', '}']).next());
     let fits = fits.unwrap_or_else(|| panic!("no advice: {}", said.log));
     // Another file than the firmware was built for, and a context of its own: the advice is good.
-    let shorter = built(&["--features", "model-in-flash", "--context", fits]);
+    let shorter = built(&["--features", ALL, "--context", fits]);
     let said = shorter.hears(Some(&path), b"");
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.log.contains(&format!("context {fits}")), "{}", said.log);
@@ -395,6 +413,48 @@ fn a_wrong_build_says_what_to_do() {
     assert!(error.contains("not a .thumb file"), "{error}");
     let error = build(&["--features", "mps2-an505"]).err().expect("two boards");
     assert!(error.contains("the features of two boards are on: mps2-an500 and mps2-an505"), "{error}");
+}
+
+#[test]
+#[ignore = "builds firmware and needs qemu-system-arm"]
+fn what_needs_a_feature_says_which_when_it_is_built() {
+    let sized = llama(515, 64, 2, 4, 2, 96, 32);
+    let shaped = Arch { window: 5, ..sized };
+    let classic = gpt2(515, 64, 2, 4, 32);
+    let rows8 = Packing { layout: Layout::Rows8, ..PACKING };
+    for (name, arch, packing, features) in [
+        ("shaped", shaped, PACKING, "shaping"),
+        ("classic", classic, PACKING, "classic"),
+        ("rows8", sized, rows8, "portable"),
+        ("narrow", llama(64, 12, 1, 1, 1, 8, 16), PACKING, "portable"),
+        ("both", shaped, rows8, "portable,shaping"),
+    ] {
+        let blob = Synthetic { arch, seed: 1 }.blob(packing).expect("a valid shape");
+        let path = file(&format!("needs-{name}.thumb"), &blob);
+        let error = build(&["--model", text(&path)]).err().unwrap_or_else(|| panic!("{name} needs {features}"));
+        let names = features.split(',').map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        assert!(error.contains(&format!("needs-{name}.thumb needs the feature")), "{name}: {error}");
+        assert!(error.contains(&format!(" {names}: cargo run --release --features {features}\n")), "{name}: {error}");
+        let error = build(&["--board", CORES[1], "--model", text(&path)]).err().expect("no less on another board");
+        let expected = format!("--features {},{features} --target thumbv8m.main-none-eabihf\n", CORES[1]);
+        assert!(error.contains(&expected), "{name}: {error}");
+
+        // The advice is good.
+        let model = Model::new(&blob).expect("a good blob");
+        let said = built(&["--model", text(&path), "--features", features]).hears(None, request(&[1, 2, 3]).as_bytes());
+        let desk = on_the_desk(model, &[1, 2, 3], model.arch().context);
+        assert_eq!(said.logged("digest"), [format!("{:016x}", desk.digest.value())], "{name}: {said:?}");
+    }
+    // Rows that are no multiple of a block's need nothing.
+    let (blob, path) = random("odd.thumb", sized);
+    let said = built(&["--model", text(&path)]).hears(None, request(&[1, 2, 3]).as_bytes());
+    let desk = on_the_desk(Model::new(&blob).expect("a good blob"), &[1, 2, 3], sized.context);
+    assert_eq!(said.logged("digest"), [format!("{:016x}", desk.digest.value())], "{said:?}");
+
+    let mut damaged = blob.to_vec();
+    damaged[blob.len() / 2] ^= 1;
+    let error = build(&["--model", text(&file("damaged-build.thumb", &damaged))]).err().expect("it is damaged");
+    assert!(error.contains("damaged-build.thumb: ") && error.contains("checksum"), "{error}");
 }
 
 #[test]
@@ -421,7 +481,8 @@ fn instructions_stay_within_their_bounds() {
     let (_, stories) = random("stories.thumb", llama(512, 64, 5, 8, 4, 172, 512));
     for board in CORES {
         let tables = [&[][..], &["--model", text(&stories)]].map(|model| {
-            let said = built(&[&["--board", board, "--example", "counts"], model].concat()).hears(None, b"");
+            let said = built(&[&["--board", board, "--features", "portable", "--example", "counts"], model].concat())
+                .hears(None, b"");
             assert_eq!(said.code, Some(0), "{}", said.log);
             println!("{board}:\n{}", said.answers);
             assert!(!said.answers.contains("WRONG"));

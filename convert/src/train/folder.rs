@@ -9,7 +9,8 @@
 //! | `log.csv`, `loss.svg` | the run's record |
 //!
 //! The folder appears whole, with the untrained model. Every file is replaced as a whole. A run that is killed between two
-//! files leaves a model of one checkpoint and the state of another; resuming uses the state alone.
+//! files leaves a model of one checkpoint and the state of another; resuming uses the state alone, and writes both
+//! again.
 
 use std::collections::HashMap;
 use std::io::Write;

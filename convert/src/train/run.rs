@@ -333,6 +333,10 @@ fn train(
     observer.note(&format!("{parameters} parameters"));
     let mut tokens = log.0.last().map_or(0, |row| row.tokens);
     let mut valid = log.0.iter().rev().find_map(|row| row.valid);
+    if trainer.step >= settings.steps {
+        // Killed within its last checkpoint, it may have left the model of an earlier one.
+        folder.save(&trainer, &log)?;
+    }
     while trainer.step < settings.steps {
         let first = trainer.step * settings.accumulate as u64;
         let batches: Vec<Batch> =

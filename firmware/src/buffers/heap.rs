@@ -4,7 +4,7 @@
 
 extern crate alloc;
 
-use alloc::vec::Vec;
+use alloc::vec;
 
 use embedded_alloc::LlffHeap;
 use thumbformer::plan::PlanError;
@@ -54,17 +54,15 @@ impl Buffers {
         let free = memory::give_to(&HEAP);
         let limits = crate::limits(model.arch().context);
         let plan = Plan::for_header(model.header(), limits).map_err(Shortage::Plan)?;
-        let shortage = || Shortage::Heap {
-            context: limits.context,
-            needed: needed(&plan),
-            missing: needed(&plan).saturating_sub(free),
-            would_fit: longest_context(model, limits, free),
-        };
-        let [Some(cache), Some(scratch)] = [plan.cache_bytes(), plan.scratch_bytes()].map(take) else {
-            return Err(shortage());
-        };
-        let ids = take(limits.context as usize).ok_or_else(shortage)?;
-        Ok(Self { plan, cache, scratch, ids })
+        let needed = needed(&plan);
+        if needed > free {
+            let (context, missing) = (limits.context, needed - free);
+            let would_fit = longest_context(model, limits, free);
+            return Err(Shortage::Heap { context, needed, missing, would_fit });
+        }
+        // Nothing is ever given back.
+        let (cache, scratch) = (vec![0; plan.cache_bytes()].leak(), vec![0; plan.scratch_bytes()].leak());
+        Ok(Self { plan, cache, scratch, ids: vec![0; limits.context as usize].leak() })
     }
 }
 
@@ -81,12 +79,4 @@ fn longest_context(model: &Model<'_>, limits: Limits, free: usize) -> u32 {
         plan.is_ok_and(|plan| needed(&plan) <= free)
     };
     (1..=limits.context).rev().find(|&context| fits(context)).unwrap_or(0)
-}
-
-/// Zeroed memory that is never given back; `None` if there is too little.
-fn take<T: Copy + Default>(len: usize) -> Option<&'static mut [T]> {
-    let mut memory = Vec::new();
-    memory.try_reserve_exact(len).ok()?;
-    memory.resize(len, T::default());
-    Some(memory.leak())
 }

@@ -42,6 +42,7 @@
 
 use super::BlobError;
 use crate::arch::{Activation, Arch, Biases, CROSS, ENCODER, Norm, Position, SHAPING, Wiring};
+use crate::feature::Feature;
 use crate::packing::{Layout, Packing};
 
 /// First bytes of every blob.
@@ -303,6 +304,27 @@ impl Header {
             source_len,
             content_crc: u32_at(b, 40),
         })
+    }
+
+    /// Whether a model with this head needs that Cargo feature, on a Cortex-M with the DSP extension. What its tokenizer
+    /// needs is not said here.
+    pub const fn needs(&self, feature: Feature) -> bool {
+        match feature {
+            Feature::Portable => !self.suits_assembly(),
+            _ => self.arch.needs(feature),
+        }
+    }
+
+    /// Whether the assembly for Cortex-M takes all sizes of the model; the last rows of a matrix it takes by themselves.
+    const fn suits_assembly(&self) -> bool {
+        let (arch, group) = (&self.arch, self.packing.group);
+        matches!(self.packing.layout, Layout::Dsp)
+            && arch.dim.is_multiple_of(8)
+            && arch.hidden.is_multiple_of(4)
+            && arch.head_dim.is_multiple_of(4)
+            && arch.head_dim <= 512
+            && arch.rotary_dim.is_multiple_of(8)
+            && (group > 0 || (arch.dim <= 512 && arch.hidden <= 512 && arch.q_width() <= 512))
     }
 
     /// Where the encoder's blob begins in the file of an encoder-decoder.

@@ -28,6 +28,7 @@ pub mod header;
 mod source;
 
 use crate::arch::{Arch, ArchError, Kind, Order, Role, TensorSpec};
+use crate::feature::Feature;
 use crate::matrix::Matrix;
 use crate::packing::{Packing, round_up};
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -225,12 +226,8 @@ impl Entry {
     /// The entry's bytes.
     pub fn to_bytes(&self) -> [u8; ENTRY_BYTES] {
         let [r0, r1] = (self.spec.role as u16).to_le_bytes();
-        let kind = match self.spec.kind {
-            Kind::Matrix => 0,
-            Kind::Vector => 1,
-        };
         let mut b = [0; ENTRY_BYTES];
-        b[..4].copy_from_slice(&[r0, r1, kind, 0]);
+        b[..4].copy_from_slice(&[r0, r1, self.spec.kind as u8, 0]);
         b[4..8].copy_from_slice(&self.spec.layer.to_le_bytes());
         b[8..12].copy_from_slice(&self.spec.rows.to_le_bytes());
         b[12..16].copy_from_slice(&self.spec.cols.to_le_bytes());
@@ -326,6 +323,8 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// The first thing found wrong; see [`BlobError`].
+    // Compiled as this crate is, not as the one that calls it.
+    #[inline(never)]
     pub fn new(blob: &'a [u8]) -> Result<Self, BlobError> {
         Self::with_workers(blob, &Serial)
     }
@@ -344,8 +343,8 @@ impl<'a> Model<'a> {
     /// Checks a blob without the one it may end with.
     fn one<W: Workers>(blob: &'a [u8], workers: &W) -> Result<Self, BlobError> {
         let header = Header::read(blob)?;
-        if let Some(feature) = header.arch.missing_feature() {
-            return Err(BlobError::Feature { feature });
+        if let Some(missing) = Feature::ALL.into_iter().find(|&feature| header.needs(feature) && !feature.is_on()) {
+            return Err(BlobError::Feature { feature: missing.name() });
         }
         if !Header::checksum_holds(blob) {
             return Err(BlobError::HeaderChecksum);
@@ -396,6 +395,24 @@ impl<'a> Model<'a> {
         Ok(model)
     }
 
+    /// Whether it needs a Cargo feature of this crate, on a Cortex-M with the DSP extension: which is what firmware asks for
+    /// before it leaves one out.
+    ///
+    /// ```
+    /// # fn needed(model: &thumbformer::Model<'_>) -> impl Iterator<Item = &'static str> {
+    /// use thumbformer::Feature;
+    /// Feature::ALL.into_iter().filter(|&feature| model.needs(feature)).map(Feature::name)
+    /// # }
+    /// ```
+    pub fn needs(&self, feature: Feature) -> bool {
+        let by_tokenizer = self.tokenizer.is_some_and(|tokenizer| tokenizer.needs(feature));
+        #[cfg(feature = "cross")]
+        let by_source = self.source().is_some_and(|source| source.needs(feature));
+        #[cfg(not(feature = "cross"))]
+        let by_source = false;
+        self.header.needs(feature) || by_tokenizer || by_source
+    }
+
     /// The head.
     pub fn header(&self) -> &Header {
         &self.header
@@ -428,7 +445,7 @@ impl<'a> Model<'a> {
 
     /// A matrix by its role, `None` if the architecture has none of that role or it is a vector.
     pub fn matrix(&self, role: Role, layer: u32) -> Option<Matrix<'a>> {
-        let found = self.order.find(&self.header.arch, role, layer).and_then(|(i, t)| self.matrix_at(i, &t));
+        let found = self.find(role, layer).and_then(|entry| self.matrix_of(entry));
         #[cfg(feature = "cross")]
         let found = found.or(self.shared_embedding.filter(|_| role == Role::TokenEmbedding));
         found
@@ -436,30 +453,34 @@ impl<'a> Model<'a> {
 
     /// A vector by its role, `None` if the architecture has none of that role or it is a matrix.
     pub fn vector(&self, role: Role, layer: u32) -> Option<&'a [f32]> {
-        self.order.find(&self.header.arch, role, layer).and_then(|(i, t)| self.vector_at(i, &t))
+        self.find(role, layer).and_then(|entry| self.vector_of(entry))
+    }
+
+    /// The entry of that role, if there is one.
+    fn find(&self, role: Role, layer: u32) -> Option<&'a [u8; ENTRY_BYTES]> {
+        let range = self.order.range(&self.header.arch, role, layer);
+        let entries = self.entries(range.start).iter().take(range.len());
+        entries.into_iter().find(|entry| is(entry, role, layer))
     }
 
     /// All tensors of layer `layer`, `None` beyond the last.
+    // Inlined, so that nothing so large is copied.
+    #[inline(always)]
     pub fn layer(&self, layer: u32) -> Option<Layer<'a>> {
         let arch = &self.header.arch;
         if layer >= arch.layers {
             return None;
         }
         // Entries are in the architecture's order, so a cursor finds them without searching.
-        let mut index = self.order.first_index(layer);
-        let mut next = |role| {
-            let spec = arch.tensor(role, layer)?;
-            index += 1;
-            Some((index - 1, spec))
-        };
+        let mut entries = self.entries(self.order.first_index(layer));
         macro_rules! vector {
             ($role:ident) => {
-                next(Role::$role).and_then(|(i, spec)| self.vector_at(i, &spec))
+                next(&mut entries, Role::$role).and_then(|entry| self.vector_of(entry))
             };
         }
         macro_rules! matrix {
             ($role:ident) => {
-                next(Role::$role).and_then(|(i, spec)| self.matrix_at(i, &spec))?
+                next(&mut entries, Role::$role).and_then(|entry| self.matrix_of(entry))?
             };
         }
         Some(Layer {
@@ -499,26 +520,36 @@ impl<'a> Model<'a> {
         })
     }
 
-    fn matrix_at(&self, index: u32, spec: &TensorSpec) -> Option<Matrix<'a>> {
-        if spec.kind != Kind::Matrix {
+    /// The matrix of an entry, whose numbers have been checked.
+    #[inline]
+    fn matrix_of(&self, entry: &[u8; ENTRY_BYTES]) -> Option<Matrix<'a>> {
+        if entry[2] != Kind::Matrix as u8 {
             return None;
         }
-        let entry = self.entry(index)?;
         let bytes = self.blob.get(usize::try_from(offset(entry)).ok()?..)?;
-        let factor = power_of_two(exponent(entry));
-        Matrix::at_start_of(bytes, spec.rows as usize, spec.cols as usize, self.header.packing, factor)
+        let (rows, cols) = (u32_at(entry, 8) as usize, u32_at(entry, 12) as usize);
+        Matrix::at_start_of(bytes, rows, cols, self.header.packing, power_of_two(exponent(entry)))
     }
 
-    fn vector_at(&self, index: u32, spec: &TensorSpec) -> Option<&'a [f32]> {
-        if spec.kind != Kind::Vector {
+    /// The vector of an entry, whose numbers have been checked.
+    #[inline(never)]
+    fn vector_of(&self, entry: &[u8; ENTRY_BYTES]) -> Option<&'a [f32]> {
+        if entry[2] != Kind::Vector as u8 {
             return None;
         }
-        let bytes = self.blob.get(usize::try_from(offset(self.entry(index)?)).ok()?..)?;
-        bytemuck::try_cast_slice(bytes.get(..(spec.cols as usize).checked_mul(size_of::<f32>())?)?).ok()
+        let bytes = self.blob.get(usize::try_from(offset(entry)).ok()?..)?;
+        bytemuck::try_cast_slice(bytes.get(..(u32_at(entry, 12) as usize).checked_mul(size_of::<f32>())?)?).ok()
+    }
+
+    /// The table from an entry on.
+    #[inline(always)]
+    fn entries(&self, first: u32) -> &'a [[u8; ENTRY_BYTES]] {
+        let all = self.blob.get(HEADER_BYTES..).unwrap_or(&[]).as_chunks().0;
+        all.get(first as usize..self.header.tensor_count as usize).unwrap_or(&[])
     }
 
     fn entry(&self, index: u32) -> Option<&'a [u8; ENTRY_BYTES]> {
-        self.blob.get(HEADER_BYTES..)?.as_chunks().0.get(index as usize)
+        self.entries(index).first()
     }
 
     /// Bytes of the file; none if the range is not within it.
@@ -532,12 +563,35 @@ impl<'a> Model<'a> {
     }
 }
 
+/// A number in a table entry; 0 beyond its end.
+#[inline(always)]
+fn u32_at(entry: &[u8; ENTRY_BYTES], at: usize) -> u32 {
+    entry.as_chunks().0.get(at / 4).map_or(0, |&bytes| u32::from_le_bytes(bytes))
+}
+
+/// Whether a table entry is that tensor's.
+#[inline(always)]
+fn is(entry: &[u8; ENTRY_BYTES], role: Role, layer: u32) -> bool {
+    u16::from_le_bytes([entry[0], entry[1]]) == role as u16 && u32_at(entry, 4) == layer
+}
+
+/// The first of these entries, taken from them, if it has that role.
+#[inline(always)]
+fn next<'a>(entries: &mut &'a [[u8; ENTRY_BYTES]], role: Role) -> Option<&'a [u8; ENTRY_BYTES]> {
+    let (first, rest) = entries.split_first()?;
+    (u16::from_le_bytes([first[0], first[1]]) == role as u16).then(|| {
+        *entries = rest;
+        first
+    })
+}
+
 /// The exponent in a table entry.
 fn exponent(entry: &[u8; ENTRY_BYTES]) -> i32 {
-    i32::from_le_bytes([entry[16], entry[17], entry[18], entry[19]])
+    u32_at(entry, 16) as i32
 }
 
 /// The offset in a table entry.
+#[inline(always)]
 fn offset(entry: &[u8; ENTRY_BYTES]) -> u64 {
     let [.., a, b, c, d, e, f, g, h] = *entry;
     u64::from_le_bytes([a, b, c, d, e, f, g, h])

@@ -11,14 +11,17 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod cpu;
+#[cfg_attr(not(portable), allow(dead_code, reason = "some operations are assembly alone"))]
 mod drive;
 #[cfg(dsp)]
 mod dsp;
+#[cfg_attr(not(portable), allow(dead_code, reason = "some operations are assembly alone"))]
 mod narrow;
 #[cfg(neon)]
 mod neon;
 #[cfg(feature = "std")]
 pub mod pool;
+#[cfg_attr(not(portable), allow(dead_code, reason = "some operations are assembly alone"))]
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -178,12 +181,16 @@ impl Queries<'_, '_> {
     }
 }
 
+/// Whether there are portable kernels for what assembly cannot take.
+pub(crate) const PORTABLE: bool = cfg!(portable);
+
 /// A set of inner loops that this processor can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend(Set);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Set {
+    #[cfg(portable)]
     Portable,
     /// What a small target has as the portable one, so that it is tested here.
     #[cfg(test)]
@@ -249,6 +256,7 @@ pub(crate) use operations;
 macro_rules! dispatch {
     ($self:ident, $name:ident($($arg:expr),*)) => {
         match $self.0 {
+            #[cfg(portable)]
             Set::Portable => portable::Portable.$name($($arg),*),
             #[cfg(test)]
             Set::Narrow(kernel) => kernel.$name($($arg),*),
@@ -268,8 +276,11 @@ macro_rules! dispatch {
     };
 }
 
+// What is `inline` here and in what it calls, firmware compiles like the session that calls it, and the rest for size.
 impl Backend {
-    /// The code that defines every result, compiled for the target's base instruction set.
+    /// The code that defines every result, compiled for the target's base instruction set. On a Cortex-M with the DSP
+    /// extension it needs the feature `portable`.
+    #[cfg(portable)]
     pub const PORTABLE: Backend = Backend(Set::Portable);
 
     /// All backends of this processor, the fastest first.
@@ -294,17 +305,25 @@ impl Backend {
         let fast: [Option<Set>; 0] = [];
         #[cfg(test)]
         let fast = fast.into_iter().chain([Some(Set::Narrow(tests::Narrow))]);
-        fast.into_iter().flatten().chain([Set::Portable]).map(Backend)
+        #[cfg(portable)]
+        let last = [Set::Portable];
+        #[cfg(not(portable))]
+        let last: [Set; 0] = [];
+        fast.into_iter().flatten().chain(last).map(Backend)
     }
 
     /// The fastest backend of this processor.
     pub fn detect() -> Backend {
+        #[cfg(dsp)]
+        return Backend(Set::Dsp(dsp::Dsp::new()));
+        #[cfg(not(dsp))]
         Self::available().next().unwrap_or(Self::PORTABLE)
     }
 
     /// The backend's name: `portable`, `avx2`, `avx-vnni`, `avx512-vnni`, `neon`, `neon-dotprod`, `dsp`.
     pub fn name(self) -> &'static str {
         match self.0 {
+            #[cfg(portable)]
             Set::Portable => "portable",
             #[cfg(test)]
             Set::Narrow(_) => "narrow",
@@ -328,6 +347,7 @@ impl Backend {
     ///
     /// `first_row` must be a multiple of the layout's block; `bias`, if any, is the whole matrix's. Rows beyond the
     /// matrix and tokens beyond `x` are left as they are.
+    #[inline]
     pub fn linear(
         self,
         m: &Matrix<'_>,
@@ -344,6 +364,7 @@ impl Backend {
     ///
     /// A row of `out` holds a token's outputs, `head_dim` values for each of its heads; it has as many rows as there are
     /// tokens, at most as many as fit the cache behind `position`. See [`crate::layer::attention`] for the method.
+    #[inline]
     pub fn attend(self, cache: &HeadCache<'_>, queries: Queries<'_, '_>, out: &mut TileMut<'_, f32>) {
         dispatch!(self, attend(cache, queries, out));
     }
@@ -353,6 +374,7 @@ impl Backend {
     ///
     /// `q` has [`Layout::vector_bytes`] bytes; what is beyond `x` is zeroed. Of several groups all but the last are a
     /// multiple of four long. `starts` may be shorter if nobody needs them.
+    #[inline(never)]
     pub fn quantize(
         self,
         layout: Layout,
@@ -366,6 +388,7 @@ impl Backend {
     }
 
     /// LayerNorm or RMSNorm of one token.
+    #[inline]
     pub fn norm(self, kind: Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
         dispatch!(self, norm(kind, eps, x, weight, bias, out));
     }
@@ -376,11 +399,13 @@ impl Backend {
     }
 
     /// The MLP's middle for one token, in place: see [`crate::math::activate_row`].
+    #[inline]
     pub fn activate(self, kind: Activation, gated: bool, hidden: usize, row: &mut [f32]) {
         dispatch!(self, activate(kind, gated, hidden, row));
     }
 
     /// RoPE for heads that lie one behind the other: see [`crate::math::rotate`].
+    #[inline]
     pub fn rotate(self, heads: &mut [f32], head_dim: usize, cos_sin: &[f32]) {
         dispatch!(self, rotate(heads, head_dim, cos_sin));
     }

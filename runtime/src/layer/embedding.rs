@@ -5,7 +5,7 @@
 
 use super::Chunk;
 use super::linear::{Norm, Source, Target, copy};
-use crate::arch::{ENCODER, Position, Role, SHAPING};
+use crate::arch::{CLASSIC, ENCODER, Position, Role, SHAPING};
 use crate::kernel::Write;
 use crate::math;
 use crate::matrix::Matrix;
@@ -26,7 +26,7 @@ impl<'m, W: Workers + Sync> Chunk<'_, 'm, '_, W> {
             }
         }
         match arch.position {
-            Position::Learned => {
+            Position::Learned if CLASSIC => {
                 let Some(positions) = self.model.matrix(Role::PositionEmbedding, 0) else { return };
                 let first = self.position;
                 self.add_rows(&positions, |t| first + t);
@@ -42,7 +42,7 @@ impl<'m, W: Workers + Sync> Chunk<'_, 'm, '_, W> {
                     }
                 }
             }
-            Position::Alibi | Position::Relative => {}
+            Position::Learned | Position::Alibi | Position::Relative => {}
         }
         if ENCODER {
             if let Some(types) = self.model.matrix(Role::TokenTypeEmbedding, 0) {
@@ -118,6 +118,7 @@ impl<'m, W: Workers + Sync> Chunk<'_, 'm, '_, W> {
 }
 
 /// Cosines, then sines, of `position · frequency`. Sine and cosine are `libm`'s, in software on every target.
+#[inline(never)]
 fn rotary_angles(position: usize, frequencies: &[f32], row: &mut [f32]) {
     let (cos, sin) = row.split_at_mut(row.len() / 2);
     for ((cos, sin), &frequency) in cos.iter_mut().zip(sin).zip(frequencies) {

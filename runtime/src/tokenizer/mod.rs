@@ -40,6 +40,7 @@ mod words;
 
 use core::fmt::{self, Write};
 
+use crate::feature::Feature;
 pub use bpe::workspace_len;
 pub use encode::{EncodeError, EncodeOptions};
 use encode::{Encoder, Output};
@@ -128,6 +129,16 @@ impl<'a> Tokenizer<'a> {
         self.section.normalizer.run(&self.section, text, workspace).map(|(text, _)| text)
     }
 
+    /// Whether it needs a Cargo feature of this crate.
+    pub fn needs(&self, feature: Feature) -> bool {
+        match feature {
+            Feature::Normalizers => self.normalizes(),
+            Feature::Unigram => self.section.header.kind == Kind::Unigram,
+            Feature::WordPiece => self.section.header.kind == Kind::WordPiece,
+            _ => false,
+        }
+    }
+
     /// Texts take workspace by their length, see the [module](self#memory).
     pub fn normalizes(&self) -> bool {
         !(self.section.normalizer.is_empty() && self.section.pre_tokenizer.is_empty())
@@ -138,6 +149,7 @@ impl<'a> Tokenizer<'a> {
     ///
     /// # Errors
     /// Those of [`encode`](Self::encode).
+    #[inline(never)]
     pub fn encode_prompt(&self, text: &str, workspace: &mut [u32], out: &mut [u32]) -> Result<usize, EncodeError> {
         let section = &self.section;
         let options = EncodeOptions { parse_special_tokens: false, ..EncodeOptions::default() };

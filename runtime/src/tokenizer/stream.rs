@@ -46,7 +46,7 @@ impl<'a> TextStream<'a> {
         let Header { kind, strip, collapse, unknown, .. } = self.tokenizer.section.header;
         let mut bytes = self.tokenizer.section.token(id);
         let is_byte = self.tokenizer.section.byte_of(id).is_some();
-        if kind == Kind::WordPiece {
+        if cfg!(feature = "wordpiece") && kind == Kind::WordPiece {
             return self.push_piece(bytes, sink);
         }
         if kind != Kind::ByteBpe && !is_byte {

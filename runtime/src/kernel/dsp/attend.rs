@@ -15,6 +15,7 @@ use crate::packing::{Layout, QUAD};
 const QUADS: usize = TILE / QUAD;
 
 /// Attention into `out`; false, and nothing is done, if the assembly cannot take these sizes and places.
+#[inline]
 pub(super) fn attend(cache: &HeadCache<'_>, queries: &mut Queries<'_, '_>, out: &mut TileMut<'_, f32>) -> bool {
     let (head_dim, group, tokens) = (cache.shape.head_dim, queries.scales.cols(), out.rows());
     let quads = head_dim / QUAD;

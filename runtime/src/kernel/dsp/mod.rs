@@ -295,6 +295,18 @@ static CONSTANTS: Constants = {
     }
 };
 
+/// Calls assembly, and if that cannot take the sizes, the portable operation, in builds for models that may have such.
+macro_rules! or_portable {
+    ($builds:meta: $assembly:expr, $portable:expr) => {
+        if !$assembly {
+            #[cfg($builds)]
+            {
+                $portable;
+            }
+        }
+    };
+}
+
 /// The operations of [`Backend`](super::Backend). The portable one does what assembly does not: other layouts, ragged ends,
 /// slices that are not aligned.
 impl Dsp {
@@ -303,6 +315,7 @@ impl Dsp {
         Self(())
     }
 
+    #[inline]
     pub(super) fn linear(
         self,
         m: &Matrix<'_>,
@@ -312,17 +325,18 @@ impl Dsp {
         write: Write,
         mut out: TileMut<'_, f32>,
     ) {
-        let done = product::whole_blocks(m, first_row, x, bias, write, &mut out);
-        let (_, rest) = out.split_at(done);
-        if rest.cols() > 0 {
-            Portable.linear(m, first_row + done, x, bias, write, rest);
-        }
+        or_portable!(
+            portable: product::linear(m, first_row, x, bias, write, &mut out),
+            Portable.linear(m, first_row, x, bias, write, out)
+        );
     }
 
+    #[inline]
     pub(super) fn attend(self, cache: &HeadCache<'_>, mut queries: Queries<'_, '_>, out: &mut TileMut<'_, f32>) {
-        if !attend::attend(cache, &mut queries, out) {
-            Portable.attend(cache, queries, out);
-        }
+        or_portable!(
+            any(portable, feature = "shaping", feature = "branches"): attend::attend(cache, &mut queries, out),
+            Portable.attend(cache, queries, out)
+        );
     }
 
     pub(super) fn quantize(
@@ -336,30 +350,38 @@ impl Dsp {
     ) {
         // Starts are for layouts that this target's kernels do not have.
         let wanted = layout != Layout::Dsp && !starts.is_empty();
-        if wanted || !quantize::quantize(layout, x, group, q, scales) {
-            Portable.quantize(layout, x, group, q, scales, starts);
-        }
+        or_portable!(
+            portable: !wanted && quantize::quantize(layout, x, group, q, scales),
+            Portable.quantize(layout, x, group, q, scales, starts)
+        );
     }
 
+    #[inline(never)]
     pub(super) fn norm(self, kind: Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-        if kind != Norm::Rms || bias.is_some() || !norm::rms(eps, x, weight, out) {
-            Portable.norm(kind, eps, x, weight, bias, out);
-        }
+        or_portable!(
+            any(portable, feature = "classic"):
+            kind == Norm::Rms && bias.is_none() && norm::rms(eps, x, weight, out),
+            Portable.norm(kind, eps, x, weight, bias, out)
+        );
     }
 
     pub(super) fn norm_heads(self, eps: f32, heads: &mut [f32], weight: &[f32]) {
         Portable.norm_heads(eps, heads, weight);
     }
 
+    #[inline]
     pub(super) fn activate(self, kind: Activation, gated: bool, hidden: usize, row: &mut [f32]) {
-        if !activate::activate(kind, gated, hidden, row) {
-            Portable.activate(kind, gated, hidden, row);
-        }
+        or_portable!(
+            any(portable, feature = "classic"): activate::activate(kind, gated, hidden, row),
+            Portable.activate(kind, gated, hidden, row)
+        );
     }
 
+    #[inline]
     pub(super) fn rotate(self, heads: &mut [f32], head_dim: usize, cos_sin: &[f32]) {
-        if !rotate::rotate(heads, head_dim, cos_sin) {
-            Portable.rotate(heads, head_dim, cos_sin);
-        }
+        or_portable!(
+            portable: rotate::rotate(heads, head_dim, cos_sin),
+            Portable.rotate(heads, head_dim, cos_sin)
+        );
     }
 }

@@ -20,32 +20,56 @@ const STAGE: usize = 64;
 /// Tokens that share a stage.
 const BATCH: usize = 8;
 
-/// Computes as many whole blocks of `out` as there are; how many rows that is. None, if the assembly cannot take these
-/// sizes and places.
-pub(super) fn whole_blocks(
+/// [`Backend::linear`](crate::kernel::Backend::linear); false, and nothing is done, if the assembly cannot take these sizes
+/// and places.
+#[inline]
+pub(super) fn linear(
     m: &Matrix<'_>,
     first_row: usize,
     x: &Activations<'_>,
     bias: Option<&[f32]>,
     write: Write,
     out: &mut TileMut<'_, f32>,
-) -> usize {
-    let Some(product) = Product::new(m, first_row, x, bias, write, out) else { return 0 };
-    let mut t = 0;
-    while t < product.tokens {
-        let batch = BATCH.min(product.tokens - t);
-        // SAFETY: `Product::new` has checked that everything is as long and as aligned as the assembly needs.
-        unsafe {
-            if batch > 2 && product.group <= STAGE {
-                product.staged(out, t, batch);
-                t += batch;
-            } else {
-                product.one(out, t);
-                t += 1;
-            }
-        }
+) -> bool {
+    let all = m.rows().saturating_sub(first_row).min(out.cols());
+    let rows = all / ROWS * ROWS;
+    if rows > 0 {
+        let Some(product) = Product::new(m, first_row, rows, x, bias, write, out.rows()) else { return false };
+        // SAFETY: it was made for so many tokens, and for at most as many rows as there are columns.
+        unsafe { product.run(out) };
     }
-    product.rows
+    rows == all || last_rows(m, first_row + rows, all - rows, x, bias, write, rows, out)
+}
+
+/// The rest: `rows` of the rows of a block, into the columns from `at` on.
+#[allow(clippy::too_many_arguments)]
+#[inline(never)]
+fn last_rows(
+    m: &Matrix<'_>,
+    first_row: usize,
+    rows: usize,
+    x: &Activations<'_>,
+    bias: Option<&[f32]>,
+    write: Write,
+    at: usize,
+    out: &mut TileMut<'_, f32>,
+) -> bool {
+    let mut shift = [0f32; ROWS];
+    let bias = bias.map(|bias| {
+        shift.iter_mut().zip(bias.iter().skip(first_row)).for_each(|(shift, bias)| *shift = *bias);
+        &shift
+    });
+    let Some(product) = Product::new(m, first_row, ROWS, x, None, write, out.rows()) else { return false };
+    let product = Product { bias: bias.map_or(core::ptr::null(), |bias| bias.as_ptr()), ..product };
+    for t in 0..product.tokens {
+        let mut block = [0f32; ROWS];
+        let row = out.row(t).get_mut(at..at + rows).unwrap_or(&mut []);
+        block.iter_mut().zip(&*row).for_each(|(y, out)| *y = *out);
+        // SAFETY: `t` is one of the tokens, a block has as many outputs, and the shift is as long.
+        unsafe { product.one(block.as_mut_ptr(), t) };
+        row.iter_mut().zip(block).for_each(|(out, y)| *out = y);
+    }
+    true
 }
 
 /// A product that the assembly can compute, with everything checked.
@@ -68,16 +92,19 @@ struct Product<'a> {
 }
 
 impl<'a> Product<'a> {
+    /// The rows `first_row..first_row + rows`, whole blocks, for at most `tokens` tokens.
+    #[inline]
     fn new(
         m: &Matrix<'a>,
         first_row: usize,
+        rows: usize,
         x: &'a Activations<'a>,
         bias: Option<&[f32]>,
         write: Write,
-        out: &TileMut<'_, f32>,
+        tokens: usize,
     ) -> Option<Self> {
         let packing = m.packing();
-        let tokens = out.rows().min(x.values.len().checked_div(x.stride)?);
+        let tokens = tokens.min(x.values.len().checked_div(x.stride)?);
         let (quads, group) = (m.cols().div_ceil(QUAD), packing.group_cols(m.cols()).div_ceil(QUAD));
         let (groups, last) = match group % BUNDLE {
             0 => (quads / group, quads % group),
@@ -85,7 +112,6 @@ impl<'a> Product<'a> {
             _ => return None,
         };
         let all_groups = groups + usize::from(last > 0);
-        let rows = m.rows().saturating_sub(first_row).min(out.cols()) / ROWS * ROWS;
         let (block, blocks) = (first_row / ROWS, rows / ROWS);
         let words = m.weights().get(block * quads * WORD..(block + blocks) * quads * WORD)?;
         let w_scales = m.scales().get(block * all_groups * ROWS..(block + blocks) * all_groups * ROWS)?;
@@ -96,7 +122,6 @@ impl<'a> Product<'a> {
         let fits = packing.layout == Layout::Dsp
             && first_row % ROWS == 0
             && group <= MAX_GROUP
-            && rows > 0
             && x.stride >= quads * INPUT
             && x.groups >= all_groups
             && x.scales.len() >= tokens * x.groups;
@@ -104,19 +129,32 @@ impl<'a> Product<'a> {
         let aligned =
             (words.as_ptr() as usize | w_scales.as_ptr() as usize | x.values.as_ptr() as usize | x.stride) % 4;
         let (factor, add) = (m.factor(), usize::from(write == Write::Add));
-        (fits && aligned == 0).then_some(Self {
-            words,
-            w_scales,
-            x,
-            factor,
-            bias,
-            add,
-            rows,
-            tokens,
-            group,
-            groups,
-            last,
-        })
+        if !fits || aligned != 0 {
+            return None;
+        }
+        Some(Self { words, w_scales, x, factor, bias, add, rows, tokens, group, groups, last })
+    }
+
+    /// Computes all tokens' rows.
+    ///
+    /// # Safety
+    /// `out` has a row for each token, and there at least as many columns as there are rows to compute.
+    #[inline]
+    unsafe fn run(&self, out: &mut TileMut<'_, f32>) {
+        let mut t = 0;
+        while t < self.tokens {
+            let batch = BATCH.min(self.tokens - t);
+            // SAFETY: by the caller's promise, and `new` has checked that the rest is as long and as aligned as it must be.
+            unsafe {
+                if batch > 2 && self.group <= STAGE {
+                    self.staged(out, t, batch);
+                    t += batch;
+                } else {
+                    self.one(out.row(t).as_mut_ptr(), t);
+                    t += 1;
+                }
+            }
+        }
     }
 
     /// Bundles of a group but the first.
@@ -125,9 +163,9 @@ impl<'a> Product<'a> {
     }
 
     /// # Safety
-    /// `t` is one of the tokens, and `out` the output this was made for.
-    unsafe fn one(&self, out: &mut TileMut<'_, f32>, t: usize) {
-        let row = out.row(t).as_mut_ptr();
+    /// `t` is one of the tokens, and `row` valid for all rows' outputs.
+    #[inline]
+    unsafe fn one(&self, row: *mut f32, t: usize) {
         // SAFETY: by the caller's promise, and by what `new` has checked.
         unsafe {
             let x_scales = self.x.scales.as_ptr().add(t * self.x.groups);
@@ -154,7 +192,7 @@ impl<'a> Product<'a> {
     }
 
     /// # Safety
-    /// `t..t + count` are some of the tokens, at most [`BATCH`], and `out` is the output this was made for. A group fits the
+    /// `t..t + count` are some of the tokens, at most [`BATCH`], and `out` is as [`Product::run`] asks for. A group fits the
     /// stage.
     unsafe fn staged(&self, out: &mut TileMut<'_, f32>, t: usize, count: usize) {
         let mut stage = MaybeUninit::<Stage>::uninit();
