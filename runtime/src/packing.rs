@@ -28,6 +28,10 @@ pub enum Layout {
 pub const QUAD: usize = 4;
 
 impl Layout {
+    /// Columns of a group, or of a head, whose products fit 32 bits in assembly for [`Layout::Dsp`]: its sums are 256 times as
+    /// large.
+    pub(crate) const DSP_COLS: usize = 512;
+
     /// Rows that are interleaved.
     pub const fn block_rows(self) -> usize {
         match self {

@@ -317,14 +317,14 @@ impl Header {
 
     /// Whether the assembly for Cortex-M takes all sizes of the model; the last rows of a matrix it takes by themselves.
     const fn suits_assembly(&self) -> bool {
-        let (arch, group) = (&self.arch, self.packing.group);
+        let (arch, group, most) = (&self.arch, self.packing.group, Layout::DSP_COLS as u32);
         matches!(self.packing.layout, Layout::Dsp)
             && arch.dim.is_multiple_of(8)
             && arch.hidden.is_multiple_of(4)
             && arch.head_dim.is_multiple_of(4)
-            && arch.head_dim <= 512
+            && arch.head_dim <= most
             && arch.rotary_dim.is_multiple_of(8)
-            && (group > 0 || (arch.dim <= 512 && arch.hidden <= 512 && arch.q_width() <= 512))
+            && (group > 0 || (arch.dim <= most && arch.hidden <= most && arch.q_width() <= most))
     }
 
     /// Where the encoder's blob begins in the file of an encoder-decoder.

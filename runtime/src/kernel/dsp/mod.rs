@@ -267,7 +267,7 @@ pub(super) struct Dsp(());
 const WORD: usize = Layout::Dsp.quad_bytes();
 const INPUT: usize = Layout::Dsp.input_bytes();
 /// Quads of a sum at most, so that it fits 32 bits.
-const MAX_GROUP: usize = 128;
+const MAX_GROUP: usize = Layout::DSP_COLS / QUAD;
 
 /// Numbers that assembly loads.
 ///
