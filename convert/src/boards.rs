@@ -5,11 +5,11 @@
 use thumbformer::{Limits, Plan, blob::header::Header};
 
 /// A board.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Board {
     /// Name, as its maker's documents spell it, in small letters.
     pub name: &'static str,
-    /// What is on it.
+    /// What is on it: the chip, its processor, its clock.
     pub chip: &'static str,
     /// Its memories.
     pub memories: Memories,
@@ -95,6 +95,11 @@ impl Memories {
 }
 
 impl Board {
+    /// The name of the chip alone.
+    pub fn chip_name(&self) -> &'static str {
+        self.chip.split(',').next().unwrap_or(self.chip)
+    }
+
     /// The longest context with which the model of this head fits the board.
     pub fn fit(&self, header: &Header) -> Fit {
         let missing = self.memories.missing_flash(header);

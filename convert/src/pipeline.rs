@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use thumbformer::Model;
 use thumbformer::arch::{Arch, Role, TensorSpec};
-use thumbformer::blob::header::{HEADER_BYTES, MAX_END_TOKENS, Pooling, SpecialTokens};
+use thumbformer::blob::header::{HEADER_BYTES, Header, MAX_END_TOKENS, Pooling, SpecialTokens};
 use thumbformer::packing::{Layout, Packing};
 use thumbformer::tokenizer::EncodeOptions;
 
@@ -186,6 +186,11 @@ impl Prepared {
                 })
             }),
         }
+    }
+
+    /// The head that the blob will have, but for its checksum.
+    pub fn header(&self) -> Header {
+        self.plan().header(0)
     }
 
     /// Bytes that the blob will have.

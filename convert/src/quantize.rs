@@ -93,7 +93,8 @@ pub fn quantize_rows<E: Send>(
 /// Elements that are worked on side by side: enough for the compiler to use wide registers.
 const LANES: usize = 16;
 
-fn absmax(x: &[f32]) -> f32 {
+#[inline(always)]
+pub(crate) fn absmax(x: &[f32]) -> f32 {
     let mut lanes = [0f32; LANES];
     let (chunks, tail) = x.as_chunks::<LANES>();
     for chunk in chunks {
@@ -124,7 +125,7 @@ fn pack(floats: &[f32], cols: usize, packing: Packing, exponent: i32, weights: &
     let mut q = vec![0i8; round_up(cols, QUAD)];
     for (row, floats) in floats.chunks_exact(cols).enumerate() {
         for (group, x) in floats.chunks(group_cols).enumerate() {
-            let stored = f16::from_f32(absmax(x) / 127.0 / factor);
+            let stored = stored_scale(x, factor);
             scales[packing.scale_index(row, group, cols)] = stored.to_bits();
             let scale = stored.to_f32() * factor;
             let q = &mut q[group * group_cols..][..x.len()];
@@ -137,6 +138,37 @@ fn pack(floats: &[f32], cols: usize, packing: Packing, exponent: i32, weights: &
         }
     }
     error
+}
+
+/// A group's scale in units of the tensor's `factor`.
+fn stored_scale(x: &[f32], factor: f32) -> f16 {
+    f16::from_f32(absmax(x) / 127.0 / factor)
+}
+
+/// The exponent of a whole tensor's scales, for [`round_weights`].
+#[cfg(feature = "train")]
+pub(crate) fn weight_exponent(x: &[f32]) -> i32 {
+    exponent(absmax(x) / 127.0)
+}
+
+/// Gives the weights of one group the values that they have in a blob.
+#[cfg(feature = "train")]
+#[inline(always)]
+pub(crate) fn round_weights(x: &mut [f32], exponent: i32) {
+    let factor = 2f32.powi(exponent);
+    let scale = stored_scale(x, factor).to_f32() * factor;
+    if scale == 0.0 {
+        return x.fill(0.0);
+    }
+    for x in x {
+        *x = round(*x / scale) * scale;
+    }
+}
+
+/// Half to even, within ±127.
+#[inline(always)]
+fn round(x: f32) -> f32 {
+    x.clamp(-127.0, 127.0) + ROUND - ROUND
 }
 
 /// 1.5 · 2²³: added to a number within ±2²², it leaves no bits for a fraction, so the sum is rounded half to even.

@@ -155,6 +155,11 @@ impl Plan<'_> {
 
     /// The head for the content that follows it in `file`, the encoder's included, whose head must be there.
     pub fn seal(&self, file: &[u8]) -> [u8; HEADER_BYTES] {
+        self.header(crc32(file.get(HEADER_BYTES..).unwrap_or(&[]))).to_bytes()
+    }
+
+    /// The head of content with this CRC-32.
+    pub fn header(&self, content_crc: u32) -> Header {
         Header {
             arch: self.arch,
             packing: self.packing,
@@ -164,9 +169,8 @@ impl Plan<'_> {
             tokenizer_len: self.tokenizer_len(),
             file_len: self.file_len(),
             source_len: self.source.as_ref().map_or(0, |source| source.file_len()),
-            content_crc: crc32(file.get(HEADER_BYTES..).unwrap_or(&[])),
+            content_crc,
         }
-        .to_bytes()
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use memmap2::Mmap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thumbformer::arch::Arch;
 use thumbformer::blob::header::{Pooling, SpecialTokens};
 use thumbformer::kernel::pool::Pool;
@@ -22,14 +22,17 @@ use crate::reference::Reference;
 use crate::{Error, Result};
 
 /// Columns that share a scale.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Group {
     /// A scale for each 32 columns.
     #[default]
     #[value(name = "32")]
+    #[serde(rename = "32")]
     G32,
     /// A scale for each 64 columns.
     #[value(name = "64")]
+    #[serde(rename = "64")]
     G64,
     /// One scale for each row.
     Row,

@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use candle_core::Tensor;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -152,9 +153,11 @@ impl Folder {
             Ok(quads.iter().map(|quad| f32::from_le_bytes(*quad)).collect())
         };
         let Moments { mean, square } = &mut trainer.moments;
-        for ((parameter, mean), square) in trainer.model.parameters.iter().zip(mean).zip(square) {
+        for parameter in trainer.model.parameters.iter() {
+            parameter.set(read("", &parameter.name, parameter.var.elem_count())?)?;
+        }
+        for ((parameter, mean), square) in trainer.model.parameters.trained().zip(mean).zip(square) {
             let count = parameter.var.elem_count();
-            parameter.set(read("", &parameter.name, count)?)?;
             *mean = read("mean.", &parameter.name, count)?;
             *square = read("square.", &parameter.name, count)?;
         }
@@ -191,29 +194,32 @@ fn pretty(value: &Value) -> Result<Vec<u8>> {
 /// Tensors by name, with their shapes.
 type Tensors = Vec<(String, Vec<usize>, Vec<u8>)>;
 
-fn collect(prefix: &str, parameters: &Parameters, values: impl Fn(usize) -> Result<Vec<f32>>) -> Result<Tensors> {
-    let one = |(i, parameter): (usize, &Parameter)| -> Result<(String, Vec<usize>, Vec<u8>)> {
-        let bytes = values(i)?.iter().flat_map(|x| x.to_le_bytes()).collect();
-        Ok((format!("{prefix}{}", parameter.name), parameter.var.dims().to_vec(), bytes))
-    };
-    parameters.iter().enumerate().map(one).collect()
-}
-
-fn of_weights(parameters: &Parameters) -> Result<Tensors> {
-    let all: Vec<_> = parameters.iter().map(|parameter| values_of(&parameter.var)).collect::<Result<_>>()?;
-    collect("", parameters, |i| Ok(all[i].clone()))
+fn stored(name: String, shape: &[usize], values: &[f32]) -> (String, Vec<usize>, Vec<u8>) {
+    (name, shape.to_vec(), values.iter().flat_map(|x| x.to_le_bytes()).collect())
 }
 
 fn weights(parameters: &Parameters) -> Result<Vec<u8>> {
+    let one = |tensor: candle_core::Result<(&str, Tensor)>| -> Result<_> {
+        let (name, tensor) = tensor?;
+        Ok(stored(name.to_owned(), tensor.dims(), &values_of(&tensor)?))
+    };
+    let tensors = parameters.merged().map(one).collect::<Result<Tensors>>()?;
     // transformers refuses files that do not say so.
-    serialize(&of_weights(parameters)?, [("format".to_owned(), "pt".to_owned())].into())
+    serialize(&tensors, [("format".to_owned(), "pt".to_owned())].into())
 }
 
 fn state(trainer: &Trainer) -> Result<Vec<u8>> {
-    let parameters = &trainer.model.parameters;
-    let mut tensors = of_weights(parameters)?;
-    tensors.extend(collect("mean.", parameters, |i| Ok(trainer.moments.mean[i].clone()))?);
-    tensors.extend(collect("square.", parameters, |i| Ok(trainer.moments.square[i].clone()))?);
+    let (parameters, moments) = (&trainer.model.parameters, &trainer.moments);
+    let own = |parameter: &Parameter| -> Result<_> {
+        Ok(stored(parameter.name.clone(), parameter.var.dims(), &values_of(&parameter.var)?))
+    };
+    let mut tensors = parameters.iter().map(own).collect::<Result<Tensors>>()?;
+    for (prefix, moments) in [("mean.", &moments.mean), ("square.", &moments.square)] {
+        let all = parameters.trained().zip(moments);
+        tensors.extend(all.map(|(parameter, moments)| {
+            stored(format!("{prefix}{}", parameter.name), parameter.var.dims(), moments)
+        }));
+    }
     serialize(&tensors, [("step".to_owned(), trainer.step.to_string())].into())
 }
 

@@ -29,6 +29,7 @@ pub mod pairs;
 pub mod parameters;
 pub mod run;
 pub mod settings;
+pub mod size;
 pub mod trainer;
 pub mod vocabulary;
 

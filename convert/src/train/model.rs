@@ -95,7 +95,7 @@ impl Model {
                 for i in 0..a.layers {
                     x = self.llama_block(&format!("model.layers.{i}"), x, &rope, &batch.segments, &mut masks)?;
                 }
-                self.head(&self.rms_norm("model.norm", &x)?, table)
+                self.head(&self.rms_norm("model.norm", &x)?, &table)
             }
             Preset::Gpt2 => {
                 let table = self.parameters.get("transformer.wte.weight")?;
@@ -105,7 +105,7 @@ impl Model {
                 for i in 0..a.layers {
                     x = self.gpt2_block(&format!("transformer.h.{i}"), x, &batch.segments, &mut masks)?;
                 }
-                self.head(&self.layer_norm("transformer.ln_f", &x)?, table)
+                self.head(&self.layer_norm("transformer.ln_f", &x)?, &table)
             }
         }
     }
@@ -120,7 +120,7 @@ impl Model {
     ) -> Result<Tensor> {
         let linear = |name: &str, x: &Tensor| {
             let weight = self.parameters.get(&format!("{block}.{name}.weight"))?;
-            Linear { transposed: false }.apply(x, weight, None)
+            Linear { transposed: false }.apply(x, &weight, None)
         };
         let h = self.rms_norm(&format!("{block}.input_layernorm"), &x)?;
         let q = linear("self_attn.q_proj", &h)?.apply_op1(rope.clone())?;
@@ -138,7 +138,7 @@ impl Model {
         let linear = |name: &str, x: &Tensor| {
             let weight = self.parameters.get(&format!("{block}.{name}.weight"))?;
             let bias = self.parameters.get(&format!("{block}.{name}.bias"))?;
-            Linear { transposed: true }.apply(x, weight, Some(bias))
+            Linear { transposed: true }.apply(x, &weight, Some(&bias))
         };
         let h = self.layer_norm(&format!("{block}.ln_1"), &x)?;
         let qkv = linear("attn.c_attn", &h)?;
@@ -162,22 +162,23 @@ impl Model {
             causal: true,
             scale: 1.0 / (a.head_dim as f32).sqrt(),
             dropout: masks.next(),
+            quantized: false,
         }
     }
 
     fn rms_norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
         let gain = self.parameters.get(&format!("{name}.weight"))?;
-        x.apply_op2(gain, RmsNorm { eps: self.architecture.norm_eps as f32 })
+        x.apply_op2(&gain, RmsNorm { eps: self.architecture.norm_eps as f32 })
     }
 
     fn layer_norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
         let gain = self.parameters.get(&format!("{name}.weight"))?;
         let bias = self.parameters.get(&format!("{name}.bias"))?;
-        x.apply_op3(gain, bias, LayerNorm { eps: self.architecture.norm_eps as f32 })
+        x.apply_op3(&gain, &bias, LayerNorm { eps: self.architecture.norm_eps as f32 })
     }
 
     fn head(&self, x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
-        let weight = self.parameters.find("lm_head.weight").unwrap_or(embedding);
-        Linear { transposed: false }.apply(x, weight, None)
+        let weight = self.parameters.find("lm_head.weight")?.unwrap_or_else(|| embedding.clone());
+        Linear { transposed: false }.apply(x, &weight, None)
     }
 }

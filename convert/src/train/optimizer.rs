@@ -22,10 +22,10 @@ pub struct AdamW {
     pub clip: f32,
 }
 
-/// The optimizer's memory: two numbers for each of the model's.
+/// The optimizer's memory: two numbers for each that is trained.
 #[derive(Clone, Debug)]
 pub struct Moments {
-    /// Means of the gradients, a vector for each parameter.
+    /// Means of the gradients, a vector for each trained parameter.
     pub mean: Vec<Vec<f32>>,
     /// Means of their squares.
     pub square: Vec<Vec<f32>>,
@@ -34,7 +34,7 @@ pub struct Moments {
 impl Moments {
     /// Those of an optimizer that has seen nothing.
     pub fn zeros(parameters: &Parameters) -> Self {
-        let zeros = || parameters.iter().map(|parameter| vec![0.0; parameter.var.elem_count()]).collect();
+        let zeros = || parameters.trained().map(|parameter| vec![0.0; parameter.var.elem_count()]).collect();
         Self { mean: zeros(), square: zeros() }
     }
 }
@@ -80,7 +80,7 @@ impl AdamW {
             );
             parameter.set(weights)
         };
-        let all: Vec<_> = parameters.iter().zip(&mut moments.mean).zip(&mut moments.square).zip(gradients).collect();
+        let all: Vec<_> = parameters.trained().zip(&mut moments.mean).zip(&mut moments.square).zip(gradients).collect();
         all.into_par_iter().try_for_each(change)
     }
 }

@@ -27,12 +27,30 @@ pub struct Parameter {
     pub name: String,
     /// Its values.
     pub var: Var,
+    /// What training does to it.
+    pub role: Role,
+}
+
+/// What training does to a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It is trained.
+    Trained,
+    /// It stays as it is; what is added to it may be trained.
+    Frozen,
+    /// It is trained, and a factor of what is added to a frozen matrix: no tensor of the model.
+    Factor,
 }
 
 impl Parameter {
     /// Weight decay is for matrices: neither gains nor biases.
     pub fn decays(&self) -> bool {
         self.var.rank() > 1
+    }
+
+    /// Whether steps change it.
+    pub fn is_trained(&self) -> bool {
+        self.role != Role::Frozen
     }
 
     /// Gives it other values, as many.
@@ -49,6 +67,18 @@ impl Parameter {
 pub struct Parameters {
     list: Vec<Parameter>,
     by_name: HashMap<String, usize>,
+    /// What products of factors are multiplied by.
+    scale: f64,
+}
+
+/// Changes of low rank to frozen matrices: W + (alpha/rank)·B·A, of which A and B alone are trained (LoRA: Hu et al.,
+/// 2021, arXiv:2106.09685). All matrices of the blocks get them; embeddings, the head, biases and norms stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LowRank {
+    /// Rows of A and columns of B.
+    pub rank: usize,
+    /// The numerator of the factor.
+    pub alpha: f32,
 }
 
 /// Standard deviation of weights at the beginning.
@@ -104,11 +134,37 @@ fn layout(a: &Architecture) -> Vec<(String, Vec<usize>, Beginning)> {
     tensors
 }
 
+/// Names and shapes of the tensors that an architecture has.
+pub fn shapes(architecture: &Architecture) -> impl Iterator<Item = (String, Vec<usize>)> {
+    layout(architecture).into_iter().map(|(name, shape, _)| (name, shape))
+}
+
 impl Parameters {
     fn collect(tensors: impl IntoIterator<Item = Result<Parameter>>) -> Result<Self> {
         let list = tensors.into_iter().collect::<Result<Vec<_>>>()?;
         let by_name = list.iter().enumerate().map(|(i, parameter)| (parameter.name.clone(), i)).collect();
-        Ok(Self { list, by_name })
+        Ok(Self { list, by_name, scale: 0.0 })
+    }
+
+    /// Freezes all of them, and adds changes of low rank to the blocks' matrices: none at first, for B is zero.
+    ///
+    /// # Errors
+    /// None but candle's own.
+    pub fn adapt(self, LowRank { rank, alpha }: LowRank, seed: u64) -> Result<Self> {
+        let mut list = Vec::with_capacity(3 * self.list.len());
+        for (i, parameter) in self.list.into_iter().enumerate() {
+            let (name, shape) = (parameter.name.clone(), parameter.var.dims().to_vec());
+            list.push(Parameter { role: Role::Frozen, ..parameter });
+            let in_block = name.split('.').any(|part| part.parse::<u32>().is_ok());
+            if let (true, &[rows, cols]) = (in_block, shape.as_slice()) {
+                let deviation = (1.0 / cols as f32).sqrt();
+                let mut random = SplitMix64(SplitMix64(!seed.wrapping_add(i as u64)).next_u64());
+                let a = (0..rank * cols).map(|_| normal(&mut random) * deviation).collect();
+                list.push(factor(format!("{name}{A}"), a, (rank, cols))?);
+                list.push(factor(format!("{name}{B}"), vec![0.0; rows * rank], (rows, rank))?);
+            }
+        }
+        Ok(Self { scale: f64::from(alpha) / rank.max(1) as f64, ..Self::collect(list.into_iter().map(Ok))? })
     }
 
     /// A model that has learned nothing yet.
@@ -126,7 +182,7 @@ impl Parameters {
                     (0..count).map(|_| normal(&mut random) * deviation).collect()
                 }
             };
-            Ok(Parameter { name, var: Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)? })
+            Ok(Parameter { name, var: Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?, role: Role::Trained })
         };
         Self::collect(layout(architecture).into_iter().enumerate().map(begin))
     }
@@ -168,7 +224,7 @@ impl Parameters {
                     });
                 }
             }
-            Ok(Parameter { name, var: Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)? })
+            Ok(Parameter { name, var: Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?, role: Role::Trained })
         };
         Self::collect(layout(architecture).into_iter().map(read))
     }
@@ -178,26 +234,61 @@ impl Parameters {
         self.list.iter()
     }
 
-    /// How many numbers they are.
-    pub fn count(&self) -> usize {
-        self.list.iter().map(|parameter| parameter.var.elem_count()).sum()
+    /// Those that the model consists of, with what was added to them: name and values.
+    pub fn merged(&self) -> impl Iterator<Item = candle_core::Result<(&str, Tensor)>> {
+        let own = self.list.iter().filter(|parameter| parameter.role != Role::Factor);
+        own.map(|parameter| Ok((parameter.name.as_str(), self.get(&parameter.name)?)))
     }
 
-    /// The tensor of that name.
+    /// Those that are trained.
+    pub fn trained(&self) -> impl Iterator<Item = &Parameter> {
+        self.list.iter().filter(|parameter| parameter.is_trained())
+    }
+
+    /// How many numbers they are: the model's, and those that are trained.
+    pub fn counts(&self) -> (usize, usize) {
+        let count = |counts: fn(&Parameter) -> bool| {
+            self.list.iter().filter(|parameter| counts(parameter)).map(|parameter| parameter.var.elem_count()).sum()
+        };
+        (count(|parameter| parameter.role != Role::Factor), count(Parameter::is_trained))
+    }
+
+    /// The tensor of that name, with what is added to it.
     ///
     /// # Errors
     /// There is none.
-    pub fn get(&self, name: &str) -> candle_core::Result<&Tensor> {
-        match self.find(name) {
+    pub fn get(&self, name: &str) -> candle_core::Result<Tensor> {
+        match self.find(name)? {
             Some(tensor) => Ok(tensor),
             None => candle_core::bail!("no parameter {name}"),
         }
     }
 
     /// The same, where it may be absent.
-    pub fn find(&self, name: &str) -> Option<&Tensor> {
-        self.by_name.get(name).map(|&i| self.list[i].var.as_tensor())
+    ///
+    /// # Errors
+    /// None but candle's own.
+    pub fn find(&self, name: &str) -> candle_core::Result<Option<Tensor>> {
+        let own = |name: &str| self.by_name.get(name).and_then(|&i| self.list.get(i));
+        let Some(parameter) = own(name) else { return Ok(None) };
+        if parameter.role == Role::Trained {
+            return Ok(Some(parameter.var.as_tensor().clone()));
+        }
+        let tensor = parameter.var.as_detached_tensor();
+        Ok(Some(match (own(&format!("{name}{A}")), own(&format!("{name}{B}"))) {
+            (Some(a), Some(b)) => (tensor + (b.var.matmul(&a.var)? * self.scale)?)?,
+            _ => tensor,
+        }))
     }
+}
+
+/// Endings of a matrix's name: its factors.
+const A: &str = ".lora_A";
+const B: &str = ".lora_B";
+
+fn factor(name: String, values: Vec<f32>, shape: (usize, usize)) -> Result<Parameter> {
+    let var = Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
+    Ok(Parameter { name, var, role: Role::Factor })
 }
 
 /// A normally distributed number (Box and Muller).

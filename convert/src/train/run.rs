@@ -67,9 +67,19 @@ pub fn start(
         Some(folder) if settings.tokenizer.is_none() => read_tokenizer(folder)?,
         _ => make_tokenizer(&settings, data)?,
     };
-    let architecture = match &settings.init {
-        Some(folder) => Architecture::read(folder)?,
-        None => Architecture::new(settings.preset, settings.sizes, packed.vocab as usize)?,
+    let (end, vocab) = (end_token(&packed)?, packed.vocab as usize);
+    let architecture = match (&settings.init, settings.size) {
+        (Some(folder), _) => Architecture::read(folder)?,
+        (None, None) => Architecture::new(settings.preset, settings.sizes, vocab)?,
+        (None, Some(budget)) => {
+            let chosen = budget.choose(settings.preset, settings.sizes, vocab, end, &files)?;
+            let Architecture { layers, dim, heads, kv_heads, hidden, context, .. } = chosen;
+            observer.note(&format!(
+                "--size {budget}: {layers} layers of width {dim}, {heads} heads, {kv_heads} of keys and values, hidden \
+                 {hidden}, context {context}"
+            ));
+            chosen
+        }
     };
     packed.check_vocab(architecture.vocab as u32)?;
     let prepared = prepare(&settings, data, architecture.context, &packed, observer)?;
@@ -77,7 +87,6 @@ pub fn start(
         Some(folder) => Parameters::read(&architecture, folder)?,
         None => Parameters::new(&architecture, settings.seed)?,
     };
-    let end = end_token(&packed)?;
     let config = match &settings.init {
         // What it says of other things stays as it is, if it is Hugging Face's.
         Some(folder) if folder.join("config.json").is_file() => {
@@ -93,7 +102,7 @@ pub fn start(
         let name = end.map(|id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned());
         files.push(("tokenizer_config.json".into(), folder::tokenizer_config(name.as_deref(), architecture.context)?));
     }
-    let trainer = new_trainer(&settings, architecture, parameters);
+    let trainer = new_trainer(&settings, architecture, parameters)?;
     let run = Run { data: absolute(data)?, settings: absolute_paths(settings)?, fingerprint: prepared.fingerprint };
     let folder = Folder::create(out, &run, &trainer.model, &config, &files)?;
     train(&folder, trainer, &run.settings, prepared, Log::default(), stop, observer)
@@ -113,7 +122,7 @@ pub fn resume(path: &Path, stop: &AtomicBool, observer: &dyn Observer) -> Result
     }
     // Weights of the first moment; those of the last checkpoint replace them, if there was one.
     let parameters = Parameters::read(&architecture, path)?;
-    let mut trainer = new_trainer(&run.settings, architecture, parameters);
+    let mut trainer = new_trainer(&run.settings, architecture, parameters)?;
     let log = folder.restore(&mut trainer)?;
     train(&folder, trainer, &run.settings, prepared, log, stop, observer)
 }
@@ -311,10 +320,15 @@ fn prepare_pairs(
     Ok((Examples::Sequences(train), Examples::Sequences(valid), fingerprint.finalize()))
 }
 
-fn new_trainer(settings: &Settings, architecture: Architecture, parameters: Parameters) -> Trainer {
+fn new_trainer(settings: &Settings, architecture: Architecture, parameters: Parameters) -> Result<Trainer> {
+    let parameters = match settings.low_rank() {
+        Some(low_rank) => parameters.adapt(low_rank, settings.seed)?,
+        None => parameters,
+    };
     let model = Model::new(architecture, parameters);
     let (dropout, seed, smoothing) = (settings.dropout, settings.seed, settings.label_smoothing);
-    Trainer::new(model, settings.optimizer(), settings.schedule(), Regularization { dropout, seed, smoothing })
+    let regularization = Regularization { dropout, seed, smoothing };
+    Ok(Trainer::new(model, settings.optimizer(), settings.schedule(), regularization))
 }
 
 /// The steps that are left, with a checkpoint after every `settings.every`, at the end, and when `stop` is set.
@@ -329,8 +343,11 @@ fn train(
 ) -> Result<Outcome> {
     let mut sampler = Sampler::new(prepared.train, settings.seed);
     let validation = prepared.valid;
-    let parameters = trainer.model.parameters.count();
-    observer.note(&format!("{parameters} parameters"));
+    let (parameters, trained) = trainer.model.parameters.counts();
+    match settings.lora {
+        None => observer.note(&format!("{parameters} parameters")),
+        Some(rank) => observer.note(&format!("{parameters} parameters; {trained} in factors of rank {rank} are trained")),
+    }
     let mut tokens = log.0.last().map_or(0, |row| row.tokens);
     let mut valid = log.0.iter().rev().find_map(|row| row.valid);
     if trainer.step >= settings.steps {

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::architecture::{Preset, Sizes};
 use super::optimizer::{AdamW, Schedule};
+use super::parameters::LowRank;
+use super::size::Budget;
+use crate::cli::model::Group;
 use crate::{Error, Result};
 
 /// What the model learns to predict.
@@ -32,6 +35,12 @@ pub struct Settings {
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["preset",  "vocab", "dim", "layers", "heads",
         "kv_heads", "hidden", "context"])]
     pub init: Option<PathBuf>,
+    /// Train low-rank changes of the blocks' matrices alone (LoRA), of this rank; the model that is written has them added
+    #[arg(long, value_name = "RANK", requires = "init")]
+    pub lora: Option<usize>,
+    /// The changes' factor, times the rank [default: twice the rank]
+    #[arg(long, value_name = "ALPHA", requires = "lora")]
+    pub lora_alpha: Option<f32>,
     /// File or folder to validate with [default: a part of the data, --valid-share]
     #[arg(long, value_name = "PATH")]
     pub valid: Option<PathBuf>,
@@ -41,6 +50,10 @@ pub struct Settings {
     /// The architecture
     #[arg(long, value_enum, default_value = "llama")]
     pub preset: Preset,
+    /// Choose the largest sizes that fit a board with the whole context (fits:stm32h743), or a file (300K): those below
+    /// that are not given
+    #[arg(long, value_name = "BUDGET", conflicts_with = "init")]
+    pub size: Option<Budget>,
     /// Its sizes.
     #[command(flatten)]
     pub sizes: Sizes,
@@ -86,6 +99,12 @@ pub struct Settings {
     /// Share of the target's probability that is spread over the vocabulary
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub label_smoothing: f32,
+    /// Train with the rounding of the runtime: weights, activations, keys and values as they will be in int8
+    #[arg(long)]
+    pub qat: bool,
+    /// Columns that share a scale in --qat, as `convert --group` will be told
+    #[arg(long, value_enum, value_name = "GROUP", requires = "qat", default_value = "32")]
+    pub group: Group,
     /// What all random choices follow from
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -108,6 +127,7 @@ impl Settings {
             ("batch", self.batch as u64),
             ("accumulate", self.accumulate as u64),
             ("every", self.every),
+            ("lora", self.lora.unwrap_or(1) as u64),
         ] {
             if n == 0 {
                 return refuse(option, &n, "at least 1");
@@ -130,12 +150,18 @@ impl Settings {
             ("weight-decay", self.weight_decay),
             ("clip", self.clip),
             ("prompt-weight", self.prompt_weight),
+            ("lora-alpha", self.lora_alpha.unwrap_or(1.0)),
         ] {
             if !(value.is_finite() && value >= 0.0) {
                 return refuse(option, &value, "a number that is not negative");
             }
         }
         Ok(())
+    }
+
+    /// The changes of low rank that are trained, if not the whole model is.
+    pub fn low_rank(&self) -> Option<LowRank> {
+        self.lora.map(|rank| LowRank { rank, alpha: self.lora_alpha.unwrap_or(2.0 * rank as f32) })
     }
 
     /// The optimizer's constants.

@@ -36,6 +36,12 @@ pub struct Step {
     pub rate: f32,
 }
 
+/// Runs `f` on one of rayon's threads. From any other, each of the many parallel operations of a step would wait for a
+/// sleeping one to wake up.
+fn on_a_worker<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
+}
+
 impl Trainer {
     /// Starts with a model as it is.
     pub fn new(model: Model, optimizer: AdamW, schedule: Schedule, regularization: Regularization) -> Self {
@@ -43,7 +49,7 @@ impl Trainer {
         Self { model, moments, step: 0, optimizer, schedule, regularization }
     }
 
-    /// The mean loss over batches that count as one, and the gradient of each parameter.
+    /// The mean loss over batches that count as one, and the gradient of each trained parameter.
     ///
     /// # Errors
     /// A batch that does not fit the model.
@@ -61,7 +67,8 @@ impl Trainer {
                 Some(gradient) => values_of(gradient),
                 None => Ok(vec![0.0; tensor.elem_count()]),
             };
-            let found = self.model.parameters.iter().map(|parameter| of(&parameter.var)).collect::<Result<Vec<_>>>()?;
+            let found = self.model.parameters.trained().map(|parameter| of(&parameter.var));
+            let found = found.collect::<Result<Vec<_>>>()?;
             if sums.is_empty() {
                 sums = found;
             } else {
@@ -78,6 +85,10 @@ impl Trainer {
     /// # Errors
     /// A batch that does not fit the model; a loss or gradient that is not a number, before the weights are changed.
     pub fn step(&mut self, batches: &[Batch]) -> Result<Step> {
+        on_a_worker(|| self.step_here(batches))
+    }
+
+    fn step_here(&mut self, batches: &[Batch]) -> Result<Step> {
         let (loss, gradients) = self.gradient(batches)?;
         let norm = optimizer::norm(&gradients);
         if !loss.is_finite() || !norm.is_finite() {
@@ -98,6 +109,10 @@ impl Trainer {
     /// # Errors
     /// A batch that does not fit the model.
     pub fn evaluate(&self, batches: &[Batch]) -> Result<f32> {
+        on_a_worker(|| self.evaluate_here(batches))
+    }
+
+    fn evaluate_here(&self, batches: &[Batch]) -> Result<f32> {
         let (mut sum, mut weight) = (0.0, 0.0);
         for batch in batches {
             let loss = self.model.loss(batch, 1.0, Regularization::default())?;

@@ -12,7 +12,7 @@ use thumbformer_convert::train::model::{Model, Regularization};
 use thumbformer_convert::train::parameters::Parameters;
 
 /// Sentences of few words: something to learn within seconds.
-fn text() -> String {
+pub(super) fn text() -> String {
     let (who, does, what) =
         (["the cat", "a dog", "my bird"], ["sees", "likes", "follows"], ["the moon", "a mouse", "its tail"]);
     let mut random = 1usize;
@@ -23,13 +23,13 @@ fn text() -> String {
     (0..400).map(|_| format!("{} {} {}.\n", pick(who), pick(does), pick(what))).collect()
 }
 
-fn write(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+pub(super) fn write(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
     let path = folder.path().join(name);
     std::fs::write(&path, content).expect("written");
     path
 }
 
-fn thumbformer(arguments: &[&str]) -> Command {
+pub(super) fn thumbformer(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_thumbformer"));
     command.args(arguments).stdin(Stdio::null());
     command
@@ -39,14 +39,14 @@ fn thumbformer(arguments: &[&str]) -> Command {
 const SMALL: [&str; 12] =
     ["--dim", "16", "--layers", "1", "--heads", "2", "--context", "32", "--batch", "8", "--every", "10"];
 
-fn train(data: &Path, out: &Path, more: &[&str]) -> Command {
+pub(super) fn train(data: &Path, out: &Path, more: &[&str]) -> Command {
     let mut command = thumbformer(&["train"]);
     command.arg(data).arg("-o").arg(out).args(SMALL).args(more).args(["--dropout", "0.1", "--warmup", "5"]);
     command
 }
 
 /// Runs to success; returns standard output and standard error.
-fn succeed(command: &mut Command) -> (String, String) {
+pub(super) fn succeed(command: &mut Command) -> (String, String) {
     let output = command.output().expect("it runs");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}: {out}{err}");
@@ -54,13 +54,13 @@ fn succeed(command: &mut Command) -> (String, String) {
 }
 
 /// Runs to failure; returns standard error.
-fn fail(command: &mut Command) -> String {
+pub(super) fn fail(command: &mut Command) -> String {
     let output = command.output().expect("it runs");
     assert_eq!(output.status.code(), Some(1), "{command:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn bytes(folder: &Path, name: &str) -> Vec<u8> {
+pub(super) fn bytes(folder: &Path, name: &str) -> Vec<u8> {
     std::fs::read(folder.join(name)).expect(name)
 }
 
@@ -128,7 +128,7 @@ fn the_same_seed_gives_the_same_model_and_another_gives_another() {
 }
 
 /// Waits until the run in `out` has written a checkpoint.
-fn first_checkpoint(child: &mut Child, out: &Path) {
+pub(super) fn first_checkpoint(child: &mut Child, out: &Path) {
     for _ in 0..6000 {
         if out.join("training.safetensors").exists() {
             return;
@@ -139,7 +139,7 @@ fn first_checkpoint(child: &mut Child, out: &Path) {
     panic!("no checkpoint within a minute");
 }
 
-fn spawn(command: &mut Command) -> Child {
+pub(super) fn spawn(command: &mut Command) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs")
 }
 

@@ -4,4 +4,6 @@
 mod common;
 
 mod command;
+mod fitting;
+mod low_rank;
 mod steps;

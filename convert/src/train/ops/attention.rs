@@ -7,7 +7,12 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use thumbformer::math::{exp, max, sum};
 
+use super::quantize::round;
 use super::{Dropout, argument, axpy, dot, gradient, result, values, vectorized};
+use crate::quantize::absmax;
+
+/// Positions that the runtime's attention takes at a time.
+const TILE: usize = 32;
 
 /// Where each sequence of a batch begins and ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,6 +71,10 @@ pub struct Attention {
     pub scale: f32,
     /// Dropout of the probabilities.
     pub dropout: Option<Dropout>,
+    /// Probabilities are rounded as the runtime rounds them; values must be rounded already ([`Quantize`]).
+    ///
+    /// [`Quantize`]: super::Quantize
+    pub quantized: bool,
 }
 
 /// One sequence's rows, and where its first row lies in the batch.
@@ -135,6 +144,25 @@ impl Attention {
         }
     }
 
+    /// Rounds what a query takes of each value as the runtime does: times the value's scale, over a tile of positions.
+    #[inline(always)]
+    fn round(&self, p: &mut [f32], scales: &[f32]) {
+        for (p, scales) in p.chunks_mut(TILE).zip(scales.chunks(TILE)) {
+            p.iter_mut().zip(scales).for_each(|(p, scale)| *p *= scale);
+            round(p);
+            // A value whose scale is zero is zero.
+            p.iter_mut().zip(scales).for_each(|(p, &scale)| *p = if scale > 0.0 { *p / scale } else { 0.0 });
+        }
+    }
+
+    /// The scale of each position's values of one head.
+    #[inline(always)]
+    fn scales(&self, v: &[f32], head: usize, scales: &mut [f32]) {
+        for (scale, v) in scales.iter_mut().zip(v.chunks_exact(self.kv_width())) {
+            *scale = absmax(&v[head * self.head_dim..][..self.head_dim]) / 127.0;
+        }
+    }
+
     /// The dropout's factor of head `head`, row `row` of the batch, key `key`.
     #[inline(always)]
     fn kept(&self, dropout: Dropout, head: usize, row: usize, key: usize) -> f32 {
@@ -146,9 +174,12 @@ impl Attention {
     fn forward(&self, Sequence { q, k, v, first }: Sequence<'_>, out: &mut [f32]) {
         let (d, width, kv_width) = (self.head_dim, self.width(), self.kv_width());
         let tokens = k.len() / kv_width;
-        let (mut keys, mut p) = (Vec::new(), vec![0.0; tokens]);
+        let (mut keys, mut p, mut scales) = (Vec::new(), vec![0.0; tokens], vec![0.0; tokens]);
         for kv in 0..self.kv_heads {
             self.transposed(k, kv, &mut keys);
+            if self.quantized {
+                self.scales(v, kv, &mut scales);
+            }
             let group = self.heads / self.kv_heads;
             for head in kv * group..(kv + 1) * group {
                 for (i, (q, out)) in q.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
@@ -159,6 +190,9 @@ impl Attention {
                         for (j, p) in p.iter_mut().enumerate() {
                             *p *= self.kept(dropout, head, first + i, j);
                         }
+                    }
+                    if self.quantized {
+                        self.round(p, &scales);
                     }
                     for (p, v) in p.iter().zip(v.chunks_exact(kv_width)) {
                         axpy(out, *p, &v[kv * d..][..d]);

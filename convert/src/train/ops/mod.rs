@@ -15,6 +15,7 @@ mod dropout;
 mod embedding;
 mod linear;
 mod norm;
+mod quantize;
 mod rope;
 
 use std::ops::{Deref, Range};
@@ -29,6 +30,7 @@ pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
+pub use quantize::Quantize;
 pub use rope::Rope;
 
 /// Elements that a thread works on at a time, at least: less is not worth waking it.
