@@ -28,7 +28,7 @@ pub use cross_entropy::CrossEntropy;
 pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use linear::Linear;
-pub use norm::{LayerNorm, RmsNorm};
+pub use norm::Norm;
 pub use rope::Rope;
 
 /// Elements that a thread works on at a time, at least: less is not worth waking it.
@@ -122,6 +122,20 @@ fn sum_rows(rows: usize, width: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> 
         add(&mut total, &sums);
     }
     total
+}
+
+/// The gradient of a bias, which is added to each row of what `grad` is the gradient of.
+fn column_sums(bias: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+    let (rows, width) = grad.dims2()?;
+    let grad = values(grad)?;
+    let grad = &*grad;
+    let sums = sum_rows(
+        rows,
+        width,
+        #[inline(always)]
+        |row, sums| add(sums, &grad[row * width..][..width]),
+    );
+    gradient(sums, bias)
 }
 
 #[inline(always)]
