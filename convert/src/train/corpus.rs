@@ -90,6 +90,11 @@ impl<'t> Counting<'t> {
         Ok(ids)
     }
 
+    /// Counts what another of its kind has counted.
+    pub fn add(&mut self, other: &Counting<'_>) {
+        self.count += other.count;
+    }
+
     /// What the user should know about the texts so far, which are `what`.
     pub fn note(&self, what: &str) -> Option<String> {
         let count = self.count;

@@ -11,6 +11,7 @@ use super::masking::Masking;
 use super::pairs;
 use super::run::Observer;
 use super::settings::{Objective, Settings};
+use super::tokenizers::Tokenizers;
 use super::vocabulary::Marked;
 use crate::cli::counted;
 use crate::tokenizer::Packed;
@@ -38,13 +39,16 @@ pub fn prepare(
     settings: &Settings,
     data: &Path,
     context: usize,
-    packed: &Packed,
+    tokenizers: &Tokenizers,
     marked: &Marked,
     observer: &dyn Observer,
 ) -> Result<Prepared> {
+    let Tokenizers { packed, source } = tokenizers;
     let tokenizer = packed.tokenizer()?;
+    let of_sources = source.as_ref().map_or(Ok(tokenizer), Packed::tokenizer)?;
     let fingerprint = crc32fast::Hasher::new();
-    let mut reader = Reader { settings, context, packed, tokenizer, marked, observer, fingerprint, files: None };
+    let mut reader =
+        Reader { settings, context, packed, tokenizer, of_sources, marked, observer, fingerprint, files: None };
     let (train, valid) = match &settings.valid {
         Some(path) => (reader.examples(data, "")?, reader.examples(path, "validation ")?),
         None => reader.examples(data, "")?.split(settings.valid_share),
@@ -71,6 +75,7 @@ struct Reader<'r> {
     context: usize,
     packed: &'r Packed,
     tokenizer: Tokenizer<'r>,
+    of_sources: Tokenizer<'r>,
     marked: &'r Marked,
     observer: &'r dyn Observer,
     fingerprint: crc32fast::Hasher,
@@ -178,6 +183,7 @@ impl<'r> Reader<'r> {
         let end = self.marked.end.ok_or_else(|| missing("ends"))?;
         let start = self.marked.start.ok_or_else(|| missing("begins"))?;
         let mut found = Vec::new();
+        let mut counting_sources = Counting::new(self.of_sources);
         for conversation in pairs::read(path)? {
             let line = conversation.line;
             let [(source, answer)] = conversation.turns.as_slice() else {
@@ -185,7 +191,7 @@ impl<'r> Reader<'r> {
                     format!("line {line}: {} turns, expected a source and its answer", conversation.turns.len());
                 return Err(Error::format(path, problem));
             };
-            let source = counting.encode(source, true)?;
+            let source = counting_sources.encode(source, true)?;
             if source.is_empty() {
                 return Err(Error::format(path, format!("line {line}: no token of the source is in the vocabulary")));
             }
@@ -195,6 +201,7 @@ impl<'r> Reader<'r> {
             self.sign(&answer);
             found.push(Pair { source, answer });
         }
+        counting.add(&counting_sources);
         let pairs = self.fitting(path, found, |pair| pair.source.len().max(pair.answer.len()))?;
         Ok(Examples::Pairs { pairs, start })
     }

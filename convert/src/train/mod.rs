@@ -33,6 +33,7 @@ pub mod pairs;
 pub mod parameters;
 pub mod run;
 pub mod settings;
+pub mod tokenizers;
 pub mod trainer;
 pub mod vocabulary;
 

@@ -3,23 +3,23 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::ValueEnum;
 use serde_json::Value;
 
 use super::architecture::{Architecture, Preset};
 use super::batch::Batch;
 use super::data::{self, Prepared};
 use super::examples::Sampler;
-use super::folder::{self, Folder, Run, TokenizerFile};
+use super::family;
+use super::folder::{self, Folder, Run};
 use super::log::{Log, Row};
 use super::model::{Model, Regularization};
 use super::parameters::Parameters;
-use super::settings::{Objective, Settings};
+use super::settings::Settings;
+use super::tokenizers::{Tokenizers, read_beside};
 use super::trainer::Trainer;
-use super::vocabulary::{self, Kind, Marked};
-use super::{corpus, family, pairs};
+use super::vocabulary::Marked;
 use crate::source::{Overrides, Source, SpecialTokens};
-use crate::tokenizer::{self, Packed};
+use crate::tokenizer::Packed;
 use crate::{Error, Result};
 
 /// Told what happens.
@@ -57,18 +57,20 @@ pub fn start(
 ) -> Result<Outcome> {
     settings.check()?;
     Folder::check_free(out)?;
-    let (packed, mut files) = match &settings.init {
-        Some(folder) if settings.tokenizer.is_none() => read_tokenizer(folder)?,
-        _ => make_tokenizer(&settings, data)?,
+    let (tokenizers, mut files) = match &settings.init {
+        Some(folder) if settings.tokenizer.is_none() => Tokenizers::read(folder)?,
+        _ => Tokenizers::make(&settings, data)?,
     };
     let architecture = match &settings.init {
         Some(folder) => Architecture::read(folder)?,
-        None => Architecture::new(settings.preset(), settings.sizes, packed.vocab as usize)?,
+        None => Architecture::new(settings.preset(), settings.sizes, tokenizers.packed.vocab as usize)?,
     };
     settings.objective.check(architecture.preset)?;
-    packed.check_vocab(architecture.vocab as u32)?;
-    let marked = find_marked(&settings, &packed, settings.init.as_deref(), architecture.vocab as u32)?;
-    let prepared = data::prepare(&settings, data, architecture.context, &packed, &marked, observer)?;
+    for packed in tokenizers.source.iter().chain([&tokenizers.packed]) {
+        packed.check_vocab(architecture.vocab as u32)?;
+    }
+    let marked = find_marked(&settings, &tokenizers.packed, settings.init.as_deref(), architecture.vocab as u32)?;
+    let prepared = data::prepare(&settings, data, architecture.context, &tokenizers, &marked, observer)?;
     let parameters = match &settings.init {
         Some(folder) => Parameters::read(&architecture, folder)?,
         None => Parameters::new(&architecture, settings.seed)?,
@@ -87,7 +89,7 @@ pub fn start(
         _ => family::config(&architecture, &marked),
     };
     if !files.iter().any(|(name, _)| name == "tokenizer_config.json") {
-        let named = names_of_tokens(&settings, &packed, &marked)?;
+        let named = tokenizers.named(settings.objective, &marked)?;
         let is_bert = architecture.preset == Preset::Bert;
         files.push(("tokenizer_config.json".into(), folder::tokenizer_config(&named, architecture.context, is_bert)?));
     }
@@ -103,10 +105,10 @@ pub fn start(
 /// A folder that training has not made, data that have changed, and as [`start`].
 pub fn resume(path: &Path, stop: &AtomicBool, observer: &dyn Observer) -> Result<Outcome> {
     let (folder, run) = Folder::open(path)?;
-    let packed = tokenizer::load(path)?;
+    let tokenizers = Tokenizers::load(path)?;
     let architecture = Architecture::read(path)?;
-    let marked = find_marked(&run.settings, &packed, Some(path), architecture.vocab as u32)?;
-    let prepared = data::prepare(&run.settings, &run.data, architecture.context, &packed, &marked, observer)?;
+    let marked = find_marked(&run.settings, &tokenizers.packed, Some(path), architecture.vocab as u32)?;
+    let prepared = data::prepare(&run.settings, &run.data, architecture.context, &tokenizers, &marked, observer)?;
     if prepared.fingerprint != run.fingerprint {
         return Err(Error::format(&run.data, "the data have changed since training began: start again with -o"));
     }
@@ -150,76 +152,6 @@ fn rename_tokens(config: &mut Value, new: &Value) {
     for (field, id) in config.iter_mut().filter(|(field, _)| field.ends_with("_token_id")) {
         *id = new.get(field).cloned().unwrap_or_default();
     }
-}
-
-/// What tokenizer_config.json says of tokens: what they are for, and their names.
-fn names_of_tokens(settings: &Settings, packed: &Packed, marked: &Marked) -> Result<Vec<(&'static str, String)>> {
-    let tokenizer = packed.tokenizer()?;
-    let name = |id: u32| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned();
-    let special: Vec<String> = tokenizer.special_tokens().map(name).collect();
-    let usual = settings.objective.markup().tokens.iter().filter_map(|&(name, role)| Some((role?, name.to_owned())));
-    let mut named: Vec<_> = usual.filter(|(_, name)| special.contains(name)).collect();
-    if let (Some(end), false) = (marked.end, named.iter().any(|(role, _)| *role == "eos_token")) {
-        named.push(("eos_token", name(end)));
-    }
-    Ok(named)
-}
-
-/// The tokenizer that the settings ask for, and its files.
-fn make_tokenizer(settings: &Settings, data: &Path) -> Result<(Packed, Vec<TokenizerFile>)> {
-    let objective = settings.objective;
-    let kind = match settings.tokenizer.as_deref() {
-        None if objective == Objective::Mlm => Kind::Wordpiece,
-        None => Kind::Bpe,
-        Some(name) => match Kind::from_str(name, false) {
-            Ok(kind) => kind,
-            Err(_) => return read_tokenizer(Path::new(name)),
-        },
-    };
-    if kind == Kind::Wordpiece && objective != Objective::Mlm {
-        return Err(Error::Usage("--tokenizer wordpiece writes no text, expected --objective mlm, or bpe".into()));
-    }
-    let texts: Vec<String> = match objective {
-        Objective::Lm | Objective::Mlm => corpus::read(data)?.into_iter().map(|document| document.text).collect(),
-        Objective::Sft | Objective::Seq2seq => {
-            let turns = pairs::read(data)?.into_iter().flat_map(|conversation| conversation.turns);
-            turns.flat_map(|(request, answer)| [request, answer]).collect()
-        }
-    };
-    let texts = texts.iter().map(String::as_str);
-    let markup = match (kind, objective) {
-        // A stream of characters has no end, as nanoGPT's.
-        (Kind::Chars, Objective::Lm) => &vocabulary::Markup::NONE,
-        (Kind::Chars, Objective::Sft) => {
-            return Err(Error::Usage("--tokenizer chars has no tokens around requests and answers: use bpe".into()));
-        }
-        _ => objective.markup(),
-    };
-    let made = vocabulary::make(kind, texts, settings.vocab, markup)?;
-    let packed = tokenizer::load_bytes(Path::new("tokenizer.json"), made.as_bytes())?;
-    Ok((packed, vec![("tokenizer.json".into(), made.into_bytes())]))
-}
-
-/// An existing tokenizer, and the files that it is made of.
-fn read_tokenizer(path: &Path) -> Result<(Packed, Vec<TokenizerFile>)> {
-    if !path.exists() {
-        let path = path.display();
-        return Err(Error::Usage(format!(
-            "--tokenizer {path}: expected bpe, wordpiece, chars, or a tokenizer's file or folder"
-        )));
-    }
-    let packed = tokenizer::load(path)?;
-    let folder = packed.path.parent().unwrap_or(Path::new(".")).to_owned();
-    let name = packed.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let beside = ["merges.txt", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
-    let files = read_beside(&folder, &[&[name.as_str()], beside.as_slice()].concat())?;
-    Ok((packed, files))
-}
-
-/// Those files of a folder that are there.
-fn read_beside(folder: &Path, names: &[&str]) -> Result<Vec<TokenizerFile>> {
-    let there = names.iter().map(|name| (name, folder.join(name))).filter(|(_, path)| path.is_file());
-    there.map(|(name, path)| Ok(((*name).to_owned(), std::fs::read(&path).map_err(Error::io(&path))?))).collect()
 }
 
 fn new_trainer(settings: &Settings, architecture: Architecture, parameters: Parameters) -> Trainer {

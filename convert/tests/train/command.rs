@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use thumbformer::tokenizer::EncodeOptions;
+use thumbformer_convert::tokenizer::{encode, load};
 use thumbformer_convert::train::architecture::Architecture;
 use thumbformer_convert::train::batch::{Batch, Masked};
 use thumbformer_convert::train::model::{Model, Regularization};
@@ -279,6 +281,21 @@ fn pairs_teach_answers_and_a_trained_model_learns_on() {
 }
 
 #[test]
+fn characters_have_tokens_around_requests_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = write(&folder, "pairs.tsv", letters(200));
+    let out = folder.path().join("out");
+    let mut command =
+        thumbformer(&["train", "--objective", "sft", "--tokenizer", "chars", "--steps", "150", "--dim", "32"]);
+    succeed(command.args(["--context", "24", "--learning-rate", "1e-2"]).arg(&data).arg("-o").arg(&out));
+    // It ends by itself behind the answer, whatever that is.
+    let (report, _) = succeed(thumbformer(&["run", "--json"]).arg(&out).arg("abc"));
+    let report = json(&report);
+    assert_eq!(report["prompt_ids"], serde_json::json!([1, 3, 4, 5, 2]));
+    assert_eq!(report["ended"], "end_token", "{report}");
+}
+
+#[test]
 fn pairs_that_cannot_be_trained_on_are_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
@@ -533,6 +550,51 @@ fn encoders_and_encoder_decoders_of_others_are_fine_tuned_from_where_they_are() 
         let mut command = thumbformer(&["train", "--tokenizer", "chars", "--objective", objective, "--init"]);
         let error = fail(command.arg(super::common::model(name)).arg(data).arg("-o").arg(&out));
         assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+#[test]
+fn a_marian_keeps_the_tokenizers_of_its_two_sides() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let init = folder.path().join("marian");
+    std::fs::create_dir(&init).expect("a folder");
+    let copy = |from: &str, to: &str| {
+        std::fs::copy(super::common::repository("tests/fixtures").join(from), init.join(to)).expect("copied");
+    };
+    copy("train/marian/model.safetensors", "model.safetensors");
+    copy("train/marian/config.json", "config.json");
+    copy("tokenizers/unigram/tokenizer.model", "source.spm");
+    copy("tokenizers/unigram/tokenizer.model", "target.spm");
+    // Pieces have the ids of vocab.json: those of the words here, and the special tokens.
+    let library =
+        load(&super::common::repository("tests/fixtures/tokenizers/unigram/tokenizer.model")).expect("a model");
+    let library = library.tokenizer().expect("a tokenizer");
+    let bare = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
+    let mut ids = serde_json::Map::new();
+    for (name, id) in [("<pad>", 0), ("<unk>", 1), ("</s>", 2)] {
+        ids.insert(name.into(), id.into());
+    }
+    for id in encode(&library, "the lamp in the room", bare).expect("a text") {
+        let name = String::from_utf8_lossy(library.token_bytes(id)).replace(' ', "\u{2581}");
+        let next = ids.len();
+        ids.entry(name).or_insert(next.into());
+    }
+    std::fs::write(init.join("vocab.json"), Value::from(ids).to_string()).expect("written");
+
+    let data = write(&folder, "pairs.tsv", "the lamp\tthe room\nthe room\tthe lamp\n".repeat(20));
+    let out = folder.path().join("out");
+    let mut command = thumbformer(&["train", "--objective", "seq2seq", "--steps", "60", "--learning-rate", "1e-2"]);
+    succeed(command.arg("--init").arg(&init).arg(&data).arg("-o").arg(&out));
+    for name in ["source.spm", "target.spm", "vocab.json", "config.json"] {
+        assert!(bytes(&out, name) == bytes(&init, name), "{name} has changed");
+    }
+    let before = bytes(&out, "model.safetensors");
+    succeed(thumbformer(&["train", "--resume"]).arg(&out));
+    assert!(bytes(&out, "model.safetensors") == before);
+    let thumb = folder.path().join("model.thumb");
+    succeed(Command::new(env!("CARGO_BIN_EXE_convert")).arg(&out).arg("-o").arg(&thumb).arg("--quiet"));
+    for (source, answer) in [("the lamp", "the room\n"), ("the room", "the lamp\n")] {
+        assert_eq!(succeed(thumbformer(&["run"]).arg(&thumb).arg(source)).0, answer);
     }
 }
 
