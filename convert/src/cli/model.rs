@@ -38,6 +38,17 @@ pub enum Group {
     Row,
 }
 
+impl Group {
+    /// Columns that share a scale; 0 for whole rows, as in [`Packing`].
+    pub fn columns(self) -> u32 {
+        match self {
+            Group::G32 => 32,
+            Group::G64 => 64,
+            Group::Row => 0,
+        }
+    }
+}
+
 /// What the blob is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Target {
@@ -129,13 +140,8 @@ impl Conversion {
             Target::Simd => Layout::Rows8,
             Target::Dsp => Layout::Dsp,
         };
-        let group = match self.group {
-            Group::G32 => 32,
-            Group::G64 => 64,
-            Group::Row => 0,
-        };
         Options {
-            packing: Packing { layout, group },
+            packing: Packing { layout, group: self.group.columns() },
             context: self.context,
             tokenizer: self.tokenizer.clone(),
             config: self.config.clone(),

@@ -76,7 +76,7 @@ fn learn(train: &Train) -> Result<()> {
     let documents = corpus::read(&train.text)?;
     let special: Vec<&str> = train.special.iter().map(String::as_str).collect();
     let texts = documents.iter().map(|document| document.text.as_str());
-    let made = vocabulary::train_bpe(texts, train.vocab, &special)?;
+    let made = vocabulary::train_bpe(texts, train.vocab, &special, None)?;
     let mut output = Output::create(&train.output, train.force)?;
     output.file().write_all(made.as_bytes()).map_err(Error::io(&train.output))?;
     output.commit()?;

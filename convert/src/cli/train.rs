@@ -70,7 +70,7 @@ struct Screen {
     bar: ProgressBar,
     lines: bool,
     begin: Instant,
-    /// Predictions before this run, once the first step is done.
+    /// Tokens before this run, once the first step is done.
     first: std::cell::Cell<Option<u64>>,
 }
 

@@ -44,7 +44,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
-mod sinusoidal;
+pub(crate) mod sinusoidal;
 mod spelling;
 mod stablelm;
 mod t5;

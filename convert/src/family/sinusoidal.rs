@@ -3,7 +3,7 @@
 
 /// Where the sine and the cosine of a pair stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(crate) enum Order {
     /// All sines, then all cosines.
     Halves,
     /// Side by side.
@@ -11,7 +11,7 @@ pub(super) enum Order {
 }
 
 /// `positions × dim`, computed in f64 and rounded once.
-pub(super) fn table(positions: u32, dim: u32, order: Order) -> Vec<f32> {
+pub(crate) fn table(positions: u32, dim: u32, order: Order) -> Vec<f32> {
     let sines = dim.div_ceil(2);
     let value = |position: u32, d: u32| {
         let (pair, is_sine) = match order {

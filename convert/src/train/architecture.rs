@@ -4,8 +4,8 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
+use super::family;
 use super::ops::Activation;
 use crate::config::Config;
 use crate::source::{Overrides, Source};
@@ -13,15 +13,19 @@ use crate::{Error, Result};
 
 /// A model family that can be trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Preset {
     /// RoPE, RMSNorm, SwiGLU, grouped-query attention, no biases
     Llama,
     /// Learned positions, LayerNorm, GELU, biases
     Gpt2,
+    /// An encoder: learned positions, LayerNorm behind sublayers, GELU, biases
+    Bert,
+    /// The first transformer: sines for positions, LayerNorm behind sublayers, ReLU, biases
+    EncoderDecoder,
 }
 
-/// The sizes of a decoder.
+/// The sizes of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
     /// The family.
@@ -30,18 +34,24 @@ pub struct Architecture {
     pub vocab: usize,
     /// Width of the residual stream.
     pub dim: usize,
-    /// Blocks.
+    /// Blocks; of an encoder-decoder, the encoder's.
     pub layers: usize,
+    /// An encoder-decoder's blocks of the decoder.
+    pub decoder_layers: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Heads of keys and values; as many as heads in a GPT-2.
+    /// Heads of keys and values; as many as heads but in a LLaMA.
     pub kv_heads: usize,
     /// Features of a head.
     pub head_dim: usize,
     /// Width of the MLP.
     pub hidden: usize,
-    /// Most tokens of a sequence.
+    /// Most tokens of a sequence; of a source and of an answer.
     pub context: usize,
+    /// Kinds of tokens that a BERT tells apart.
+    pub token_types: usize,
+    /// An encoder-decoder's embeddings are multiplied by √dim.
+    pub scaled_embedding: bool,
     /// The norms' ε.
     pub norm_eps: f64,
     /// RoPE's base, of a LLaMA.
@@ -58,9 +68,12 @@ pub struct Sizes {
     /// Width of the model [default: 128]
     #[arg(long, value_name = "N")]
     pub dim: Option<usize>,
-    /// Blocks [default: 4]
+    /// Blocks; in an encoder-decoder, of each side [default: 4]
     #[arg(long, value_name = "N")]
     pub layers: Option<usize>,
+    /// Blocks of the decoder in an encoder-decoder [default: as many as the encoder has]
+    #[arg(long, value_name = "N")]
+    pub decoder_layers: Option<usize>,
     /// Attention heads, of dim / heads features each [default: 4]
     #[arg(long, value_name = "N")]
     pub heads: Option<usize>,
@@ -70,7 +83,7 @@ pub struct Sizes {
     /// Width of the MLP [default: 4·dim; in a llama 8/3·dim, rounded up to a multiple of 32]
     #[arg(long, value_name = "N")]
     pub hidden: Option<usize>,
-    /// Most tokens of a sequence [default: 128]
+    /// Most tokens of a sequence; in an encoder-decoder, of a source and of an answer [default: 128]
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
 }
@@ -90,12 +103,14 @@ impl Architecture {
             return refuse("heads", heads, format!("a divisor of the width, {dim}"));
         }
         let head_dim = dim / heads;
-        let kv_heads = match preset {
-            Preset::Llama => sizes.kv_heads.unwrap_or(if heads.is_multiple_of(2) { heads / 2 } else { heads }),
-            Preset::Gpt2 => sizes.kv_heads.unwrap_or(heads),
+        let default_kv_heads = match preset {
+            Preset::Llama if heads.is_multiple_of(2) => heads / 2,
+            _ => heads,
         };
-        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || (preset == Preset::Gpt2 && kv_heads != heads) {
-            let expected = if preset == Preset::Gpt2 { "as many in a gpt2" } else { "a divisor" };
+        let kv_heads = sizes.kv_heads.unwrap_or(default_kv_heads);
+        let grouped = preset == Preset::Llama;
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || (!grouped && kv_heads != heads) {
+            let expected = if grouped { "a divisor" } else { "as many except in a llama" };
             return refuse("kv-heads", kv_heads, format!("{expected}: there are {heads} heads"));
         }
         if preset == Preset::Llama && !head_dim.is_multiple_of(2) {
@@ -103,36 +118,45 @@ impl Architecture {
         }
         let hidden = sizes.hidden.unwrap_or(match preset {
             Preset::Llama => (8 * dim).div_ceil(3).next_multiple_of(32),
-            Preset::Gpt2 => 4 * dim,
+            _ => 4 * dim,
         });
         let (layers, context) = (sizes.layers.unwrap_or(4), sizes.context.unwrap_or(128));
-        for (option, size) in [("layers", layers), ("hidden", hidden)] {
-            if size == 0 {
-                return refuse(option, size, "at least 1".into());
-            }
+        let decoder_layers = match (preset, sizes.decoder_layers) {
+            (Preset::EncoderDecoder, given) => given.unwrap_or(layers),
+            (_, None) => 0,
+            (_, Some(found)) => return refuse("decoder-layers", found, "an encoder-decoder".into()),
+        };
+        let both_sides = preset == Preset::EncoderDecoder;
+        let mut counts = vec![("layers", layers), ("hidden", hidden)];
+        counts.extend(both_sides.then_some(("decoder-layers", decoder_layers)));
+        if let Some((option, size)) = counts.into_iter().find(|(_, size)| *size == 0) {
+            return refuse(option, size, "at least 1".into());
         }
         if context < 2 {
             return refuse("context", context, "at least 2".into());
         }
-        let activation = match preset {
-            Preset::Llama => Activation::Silu,
-            Preset::Gpt2 => Activation::GeluTanh,
-        };
-        let (norm_eps, rope_theta, tied) = (1e-5, 10_000.0, true);
         Ok(Self {
             preset,
             vocab,
             dim,
             layers,
+            decoder_layers,
             heads,
             kv_heads,
             head_dim,
             hidden,
             context,
-            norm_eps,
-            rope_theta,
-            activation,
-            tied,
+            token_types: if preset == Preset::Bert { 2 } else { 0 },
+            scaled_embedding: both_sides,
+            norm_eps: if preset == Preset::Bert { 1e-12 } else { 1e-5 },
+            rope_theta: 10_000.0,
+            activation: match preset {
+                Preset::Llama => Activation::Silu,
+                Preset::Gpt2 => Activation::GeluTanh,
+                Preset::Bert => Activation::Gelu,
+                Preset::EncoderDecoder => Activation::Relu,
+            },
+            tied: true,
         })
     }
 
@@ -145,109 +169,22 @@ impl Architecture {
         let source = Source::find(path, &Overrides::default())?;
         let config = source.config.as_ref().ok_or_else(|| source.no_config())?;
         if source.checkpoint.model_args().is_some() {
-            return Self::read_nanogpt(config);
+            return family::gpt2::read_nanogpt(config);
         }
         match config.string("model_type")? {
-            Some("llama") => Self::read_llama(config),
-            Some("gpt2") => Self::read_gpt2(config),
-            _ => Err(config.error("model_type", "llama or gpt2, the families that can be trained")),
+            Some("llama") => family::llama::read(config),
+            Some("gpt2") => family::gpt2::read(config),
+            Some("bert") => family::bert::read(config),
+            Some("marian") => family::encoder_decoder::read(config),
+            _ => Err(config.error("model_type", "llama, gpt2, bert or marian, the families that can be trained")),
         }
     }
 
-    fn read_llama(config: &Config) -> Result<Self> {
-        let size = |field: &str| config.required(field).map(|n| n as usize);
-        let (dim, heads) = (size("hidden_size")?, size("num_attention_heads")?);
-        for field in ["attention_bias", "mlp_bias"] {
-            if config.boolean(field)?.unwrap_or(false) {
-                return Err(config.error(field, "false: biases of a llama are not trained here"));
-            }
-        }
-        let rope = config.object("rope_parameters")?;
-        let scaling = config.object("rope_scaling")?;
-        for rope in [&rope, &scaling].into_iter().flatten() {
-            for field in ["rope_type", "type"] {
-                if rope.string(field)?.is_some_and(|kind| kind != "default") {
-                    return Err(rope.error(field, "default: scaled RoPE is not trained here"));
-                }
-            }
-        }
-        let of_rope = rope.as_ref().map(|rope| rope.number("rope_theta")).transpose()?.flatten();
-        if config.string("hidden_act")?.is_some_and(|name| name != "silu") {
-            return Err(config.error("hidden_act", "silu"));
-        }
-        Self {
-            preset: Preset::Llama,
-            vocab: size("vocab_size")?,
-            dim,
-            layers: size("num_hidden_layers")?,
-            heads,
-            kv_heads: config.integer("num_key_value_heads")?.map_or(heads, |n| n as usize),
-            head_dim: config.integer("head_dim")?.map_or(dim / heads.max(1), |n| n as usize),
-            hidden: size("intermediate_size")?,
-            context: size("max_position_embeddings")?,
-            norm_eps: config.number("rms_norm_eps")?.unwrap_or(1e-6),
-            rope_theta: of_rope.or(config.number("rope_theta")?).unwrap_or(10_000.0),
-            activation: Activation::Silu,
-            tied: config.boolean("tie_word_embeddings")?.unwrap_or(false),
-        }
-        .checked(config, "num_attention_heads", "num_key_value_heads")
-    }
-
-    fn read_gpt2(config: &Config) -> Result<Self> {
-        let size = |field: &str| config.required(field).map(|n| n as usize);
-        let (dim, heads) = (size("n_embd")?, size("n_head")?);
-        for (field, usual) in [("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false)] {
-            if config.boolean(field)?.unwrap_or(usual) != usual {
-                return Err(config.error(field, format!("{usual}: the variant is not trained here")));
-            }
-        }
-        let activation = match config.string("activation_function")? {
-            None | Some("gelu_new" | "gelu_pytorch_tanh") => Activation::GeluTanh,
-            Some("gelu") => Activation::Gelu,
-            Some("relu") => Activation::Relu,
-            Some(_) => return Err(config.error("activation_function", "gelu_new, gelu or relu")),
-        };
-        Self {
-            preset: Preset::Gpt2,
-            vocab: size("vocab_size")?,
-            dim,
-            layers: size("n_layer")?,
-            heads,
-            kv_heads: heads,
-            head_dim: dim / heads.max(1),
-            hidden: config.integer("n_inner")?.map_or(4 * dim, |n| n as usize),
-            context: size("n_positions")?,
-            norm_eps: config.number("layer_norm_epsilon")?.unwrap_or(1e-5),
-            rope_theta: 0.0,
-            activation,
-            tied: config.boolean("tie_word_embeddings")?.unwrap_or(true),
-        }
-        .checked(config, "n_head", "n_head")
-    }
-
-    /// A GPT-2 with the exact GELU.
-    fn read_nanogpt(config: &Config) -> Result<Self> {
-        let size = |field: &str| config.required(field).map(|n| n as usize);
-        let (dim, heads) = (size("n_embd")?, size("n_head")?);
-        Self {
-            preset: Preset::Gpt2,
-            vocab: size("vocab_size")?,
-            dim,
-            layers: size("n_layer")?,
-            heads,
-            kv_heads: heads,
-            head_dim: dim / heads.max(1),
-            hidden: 4 * dim,
-            context: size("block_size")?,
-            norm_eps: 1e-5,
-            rope_theta: 0.0,
-            activation: Activation::Gelu,
-            tied: true,
-        }
-        .checked(config, "n_head", "n_head")
-    }
-
-    fn checked(self, config: &Config, heads: &str, kv_heads: &str) -> Result<Self> {
+    /// Refuses heads that make no sense; the arguments name the fields that say how many there are.
+    ///
+    /// # Errors
+    /// The field.
+    pub(super) fn checked(self, config: &Config, heads: &str, kv_heads: &str) -> Result<Self> {
         let odd = self.preset == Preset::Llama && !self.head_dim.is_multiple_of(2);
         if self.heads == 0 || self.head_dim == 0 || odd {
             return Err(config.error(heads, "heads of some features, of an even number of them in a llama"));
@@ -256,55 +193,5 @@ impl Architecture {
             return Err(config.error(kv_heads, format!("a divisor of {}", self.heads)));
         }
         Ok(self)
-    }
-
-    /// The config.json that transformers and `convert` read. `end` is the token that ends a text, where there is one.
-    pub fn config(&self, end: Option<u32>) -> Value {
-        let activation = match self.activation {
-            Activation::Gelu => "gelu",
-            Activation::GeluTanh => "gelu_new",
-            Activation::Silu => "silu",
-            Activation::Relu => "relu",
-        };
-        match self.preset {
-            Preset::Llama => json!({
-                "architectures": ["LlamaForCausalLM"],
-                "model_type": "llama",
-                "vocab_size": self.vocab,
-                "hidden_size": self.dim,
-                "intermediate_size": self.hidden,
-                "num_hidden_layers": self.layers,
-                "num_attention_heads": self.heads,
-                "num_key_value_heads": self.kv_heads,
-                "head_dim": self.head_dim,
-                "max_position_embeddings": self.context,
-                "hidden_act": activation,
-                "rms_norm_eps": self.norm_eps,
-                "rope_theta": self.rope_theta,
-                "rope_parameters": { "rope_theta": self.rope_theta, "rope_type": "default" },
-                "attention_bias": false,
-                "mlp_bias": false,
-                "tie_word_embeddings": self.tied,
-                "bos_token_id": null,
-                "eos_token_id": end,
-                "dtype": "float32",
-            }),
-            Preset::Gpt2 => json!({
-                "architectures": ["GPT2LMHeadModel"],
-                "model_type": "gpt2",
-                "vocab_size": self.vocab,
-                "n_embd": self.dim,
-                "n_inner": self.hidden,
-                "n_layer": self.layers,
-                "n_head": self.heads,
-                "n_positions": self.context,
-                "activation_function": activation,
-                "layer_norm_epsilon": self.norm_eps,
-                "tie_word_embeddings": self.tied,
-                "bos_token_id": null,
-                "eos_token_id": end,
-                "dtype": "float32",
-            }),
-        }
     }
 }

@@ -60,28 +60,48 @@ fn read_document(path: PathBuf) -> Result<Document> {
     }
 }
 
-/// A text's tokens.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stream {
-    /// The documents' tokens; where the vocabulary has one, a token that ends each.
-    pub ids: Vec<u32>,
-    /// Characters that the vocabulary does not have.
-    pub unknown: usize,
+/// A tokenizer that counts what it does not know.
+#[derive(Clone, Copy, Debug)]
+pub struct Counting<'t> {
+    tokenizer: Tokenizer<'t>,
+    count: usize,
 }
 
-/// Packs documents into one stream of tokens.
-///
-/// # Errors
-/// A text cannot be tokenized.
-pub fn tokenize(documents: &[Document], tokenizer: &Tokenizer<'_>, end: Option<u32>) -> Result<Stream> {
-    let plain = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
-    let mut stream = Stream::default();
-    for document in documents {
-        let ids = encode(tokenizer, &document.text, plain)?;
-        let known = decode(tokenizer, &ids, false).chars().filter(|&c| c != '\u{fffd}').count();
-        stream.unknown += document.text.chars().filter(|&c| c != '\u{fffd}').count().saturating_sub(known);
-        stream.ids.extend(ids);
-        stream.ids.extend(end);
+impl<'t> Counting<'t> {
+    /// Counts from zero on.
+    pub fn new(tokenizer: Tokenizer<'t>) -> Self {
+        Self { tokenizer, count: 0 }
     }
-    Ok(stream)
+
+    /// The tokens of a text, with those that the tokenizer puts `around` it or without.
+    ///
+    /// # Errors
+    /// The text cannot be tokenized.
+    pub fn encode(&mut self, text: &str, around: bool) -> Result<Vec<u32>> {
+        let options = EncodeOptions { add_special_tokens: around, ..EncodeOptions::default() };
+        let ids = encode(&self.tokenizer, text, options)?;
+        self.count += match self.tokenizer.header().unknown {
+            Some(unknown) => ids.iter().filter(|&&id| id == unknown).count(),
+            None => {
+                let characters = |text: &str| text.chars().filter(|&c| c != '\u{fffd}').count();
+                characters(text).saturating_sub(characters(&decode(&self.tokenizer, &ids, around)))
+            }
+        };
+        Ok(ids)
+    }
+
+    /// Counts what another of its kind has counted.
+    pub fn add(&mut self, other: &Counting<'_>) {
+        self.count += other.count;
+    }
+
+    /// What the user should know about the texts so far, which are `what`.
+    pub fn note(&self, what: &str) -> Option<String> {
+        let count = self.count;
+        let note = match self.tokenizer.header().unknown {
+            Some(_) => format!("{count} words of the {what} are not in the vocabulary and were read as unknown"),
+            None => format!("{count} characters of the {what} are not in the vocabulary and were left out"),
+        };
+        (count > 0).then_some(note)
+    }
 }

@@ -1,6 +1,7 @@
 //! What is trained on, and the order in which it is seen.
 
 use super::batch::Batch;
+use super::masking::Masking;
 use crate::random::SplitMix64;
 
 /// Tokens that are trained on together, and how much each prediction counts: one less than there are tokens.
@@ -10,6 +11,15 @@ pub struct Sequence {
     pub ids: Vec<u32>,
     /// Weights of the predictions of all tokens but the first.
     pub weights: Vec<f32>,
+}
+
+/// A source and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// What the encoder reads.
+    pub source: Vec<u32>,
+    /// What the decoder should say, the token that ends it included.
+    pub answer: Vec<u32>,
 }
 
 /// What is trained on.
@@ -24,6 +34,30 @@ pub enum Examples {
     },
     /// Examples of their own.
     Sequences(Vec<Sequence>),
+    /// Texts with tokens to guess, others each time.
+    Masked {
+        /// The texts, with nothing hidden.
+        texts: Vec<Vec<u32>>,
+        /// What is hidden.
+        masking: Masking,
+    },
+    /// Sources with their answers.
+    Pairs {
+        /// The pairs.
+        pairs: Vec<Pair>,
+        /// The token that the decoder begins with.
+        start: u32,
+    },
+}
+
+/// An example that was picked.
+#[derive(Clone, Copy, Debug)]
+struct Pick {
+    index: usize,
+    /// Where a stream's first block begins.
+    offset: usize,
+    /// What is drawn of it follows from this.
+    seed: u64,
 }
 
 impl Examples {
@@ -32,35 +66,99 @@ impl Examples {
         match self {
             Examples::Stream { ids, length } => ((ids.len() - 1) / length).saturating_sub(1).max(1),
             Examples::Sequences(sequences) => sequences.len(),
+            Examples::Masked { texts, .. } => texts.len(),
+            Examples::Pairs { pairs, .. } => pairs.len(),
         }
     }
 
-    /// Batches that a model is validated with: all examples, or an even part of them, with about `most` predictions.
-    /// A stream's blocks follow each other, the last one is shorter.
-    pub fn validation(&self, size: usize, most: usize) -> Vec<Batch> {
-        let blocks: Vec<Sequence> = match self {
-            Examples::Sequences(sequences) => sequences.clone(),
-            Examples::Stream { ids, length } => {
-                let starts = (0..ids.len().saturating_sub(1)).step_by(*length);
-                let block = |start: usize| {
-                    let ids = ids[start..ids.len().min(start + length + 1)].to_vec();
-                    Sequence { weights: vec![1.0; ids.len() - 1], ids }
-                };
-                starts.map(block).collect()
+    /// Tokens of all sequences together.
+    pub fn tokens(&self) -> usize {
+        match self {
+            Examples::Stream { ids, .. } => ids.len(),
+            Examples::Sequences(sequences) => sequences.iter().map(|sequence| sequence.weights.len()).sum(),
+            Examples::Masked { texts, .. } => texts.iter().map(Vec::len).sum(),
+            Examples::Pairs { pairs, .. } => pairs.iter().map(|pair| pair.source.len() + pair.answer.len()).sum(),
+        }
+    }
+
+    /// Sets a share of the examples aside: a stream's end, else at least one of those that are drawn.
+    pub fn split(self, share: f32) -> (Self, Self) {
+        match self {
+            Examples::Stream { mut ids, length } => {
+                let aside = ids.split_off(ids.len() - part(ids.len(), share));
+                (Examples::Stream { ids, length }, Examples::Stream { ids: aside, length })
             }
+            Examples::Sequences(mut list) => {
+                let aside = set_aside(&mut list, share);
+                (Examples::Sequences(list), Examples::Sequences(aside))
+            }
+            Examples::Masked { mut texts, masking } => {
+                let aside = Examples::Masked { texts: set_aside(&mut texts, share), masking: masking.clone() };
+                (Examples::Masked { texts, masking }, aside)
+            }
+            Examples::Pairs { mut pairs, start } => {
+                let aside = Examples::Pairs { pairs: set_aside(&mut pairs, share), start };
+                (Examples::Pairs { pairs, start }, aside)
+            }
+        }
+    }
+
+    /// Batches that a model is validated with: all examples, or an even part of them, with about `most` tokens. A
+    /// stream's blocks follow each other, the last one is shorter. The same tokens of a text are hidden each time.
+    pub fn validation(&self, size: usize, most: usize) -> Vec<Batch> {
+        let count = match self {
+            Examples::Stream { ids, length } => ids.len().saturating_sub(1).div_ceil(*length),
+            _ => self.count(),
         };
-        let predictions: usize = blocks.iter().map(|block| block.weights.len()).sum();
-        let every = predictions.div_ceil(most.max(1)).max(1);
-        let some: Vec<&Sequence> = blocks.iter().step_by(every).collect();
-        let batch = |blocks: &[&Sequence]| {
-            Batch::next_token(blocks.iter().map(|block| (block.ids.as_slice(), block.weights.as_slice())))
-        };
-        some.chunks(size.max(1)).map(batch).collect()
+        let every = self.tokens().div_ceil(most.max(1)).max(1);
+        let picks = (0..count).step_by(every).map(|index| Pick { index, offset: 0, seed: index as u64 });
+        picks.collect::<Vec<_>>().chunks(size.max(1)).map(|picks| self.batch(picks)).collect()
+    }
+
+    fn batch(&self, picks: &[Pick]) -> Batch {
+        match self {
+            Examples::Stream { ids, length } => {
+                let weights = vec![1.0; *length];
+                Batch::next_token(picks.iter().map(|pick| {
+                    let start = pick.offset + pick.index * length;
+                    let block = &ids[start..ids.len().min(start + length + 1)];
+                    (block, &weights[..block.len() - 1])
+                }))
+            }
+            Examples::Sequences(sequences) => Batch::next_token(picks.iter().map(|pick| {
+                let Sequence { ids, weights } = &sequences[pick.index];
+                (ids.as_slice(), weights.as_slice())
+            })),
+            Examples::Masked { texts, masking } => {
+                let masked = picks.iter().map(|pick| masking.apply(&texts[pick.index], pick.seed));
+                Batch::masked(&masked.collect::<Vec<_>>())
+            }
+            Examples::Pairs { pairs, start } => Batch::answers(
+                picks.iter().map(|pick| {
+                    let Pair { source, answer } = &pairs[pick.index];
+                    (source.as_slice(), answer.as_slice())
+                }),
+                *start,
+            ),
+        }
     }
 }
 
-/// Draws batches: each example once in an epoch. Where a stream's first block begins is another place in each epoch. What
-/// the n-th batch holds follows from the seed and n alone.
+fn part(count: usize, share: f32) -> usize {
+    (count as f64 * f64::from(share)) as usize
+}
+
+/// Takes a share of a list, where it is not zero at least one, and leaves at least one.
+fn set_aside<T>(list: &mut Vec<T>, share: f32) -> Vec<T> {
+    let least = usize::from(share > 0.0);
+    let count = part(list.len(), share).max(least).min(list.len().saturating_sub(1));
+    let mut drawn: Vec<usize> = shuffled(list.len(), &mut SplitMix64(0)).into_iter().take(count).collect();
+    drawn.sort_unstable();
+    drawn.into_iter().rev().map(|index| list.swap_remove(index)).collect()
+}
+
+/// Draws batches: each example once in an epoch. Where a stream's first block begins is another place in each epoch.
+/// What the n-th batch holds follows from the seed and n alone.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     examples: Examples,
@@ -78,25 +176,12 @@ impl Sampler {
 
     /// The `n`-th batch of `size` sequences.
     pub fn batch(&mut self, n: u64, size: usize) -> Batch {
-        let picks: Vec<(usize, usize)> = (0..size as u64).map(|i| self.pick(n * size as u64 + i)).collect();
-        match &self.examples {
-            Examples::Stream { ids, length } => {
-                let weights = vec![1.0; *length];
-                let block = |&(index, offset): &(usize, usize)| {
-                    let start = offset + index * length;
-                    (&ids[start..=start + length], weights.as_slice())
-                };
-                Batch::next_token(picks.iter().map(block))
-            }
-            Examples::Sequences(sequences) => Batch::next_token(picks.iter().map(|&(index, _)| {
-                let Sequence { ids, weights } = &sequences[index];
-                (ids.as_slice(), weights.as_slice())
-            })),
-        }
+        let picks: Vec<Pick> = (0..size as u64).map(|i| self.pick(n * size as u64 + i)).collect();
+        self.examples.batch(&picks)
     }
 
-    /// Which example the `n`-th is, and where the stream's first block begins.
-    fn pick(&mut self, n: u64) -> (usize, usize) {
+    /// The `n`-th example.
+    fn pick(&mut self, n: u64) -> Pick {
         let count = self.examples.count();
         let epoch = n / count as u64;
         if self.epoch != Some(epoch) {
@@ -104,22 +189,28 @@ impl Sampler {
             self.offset = match &self.examples {
                 Examples::Stream { ids, length } => {
                     let spare = (ids.len() - 1 - count * length).min(length - 1);
-                    (random.next_u64() % (spare as u64 + 1)) as usize
+                    draw(spare + 1, &mut random)
                 }
-                Examples::Sequences(_) => 0,
+                _ => 0,
             };
             self.order = shuffled(count, &mut random);
             self.epoch = Some(epoch);
         }
-        (self.order[(n % count as u64) as usize], self.offset)
+        let seed = SplitMix64(SplitMix64(self.seed ^ 0x3A5C).next_u64().wrapping_add(n)).next_u64();
+        Pick { index: self.order[(n % count as u64) as usize], offset: self.offset, seed }
     }
 }
 
+/// A number below `count`, which is not zero.
+pub(super) fn draw(count: usize, random: &mut SplitMix64) -> usize {
+    (random.next_u64() % count as u64) as usize
+}
+
 /// The numbers below `count` in an order that is drawn (Fisher and Yates).
-pub(super) fn shuffled(count: usize, random: &mut SplitMix64) -> Vec<usize> {
+fn shuffled(count: usize, random: &mut SplitMix64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     for i in (1..count).rev() {
-        order.swap(i, (random.next_u64() % (i as u64 + 1)) as usize);
+        order.swap(i, draw(i + 1, random));
     }
     order
 }
@@ -138,16 +229,46 @@ mod tests {
         let count = stream(1000).count();
         assert_eq!(count, 98);
         let batches: Vec<Batch> = (0..count as u64).map(|n| sampler.batch(n, 1)).collect();
-        let mut first: Vec<u32> = batches.iter().map(|batch| batch.ids[0]).collect();
+        let mut first: Vec<u32> = batches.iter().map(|batch| batch.text.ids[0]).collect();
         first.sort_unstable();
         assert!(first.windows(2).all(|pair| pair[1] == pair[0] + 10), "{first:?}");
         for (n, batch) in batches.iter().enumerate().rev() {
             let again = Sampler::new(stream(1000), 7).batch(n as u64, 1);
-            assert_eq!((&again.ids, &again.targets), (&batch.ids, &batch.targets));
-            assert_eq!(batch.targets[..], batch.ids.iter().map(|id| id + 1).collect::<Vec<_>>()[..]);
+            assert_eq!(&again, batch);
+            assert_eq!(batch.targets[..], batch.text.ids.iter().map(|id| id + 1).collect::<Vec<_>>()[..]);
         }
         let other = Sampler::new(stream(1000), 8).batch(0, 1);
-        assert_ne!(other.ids, batches[0].ids);
+        assert_ne!(other.text.ids, batches[0].text.ids);
+    }
+
+    fn texts(count: u32) -> Examples {
+        let masking = Masking { mask: 4, ordinary: (5..500).collect(), share: 0.3 };
+        Examples::Masked { texts: (0..count).map(|i| vec![2, 5 + i, 5 + 2 * i, 6, 7, 3]).collect(), masking }
+    }
+
+    #[test]
+    fn other_tokens_are_hidden_in_each_epoch_and_they_follow_from_the_batchs_number() {
+        let mut sampler = Sampler::new(texts(20), 7);
+        let hidden = |batch: &Batch| (batch.chosen.clone(), batch.text.ids.clone());
+        let epochs: Vec<Batch> = (0..2).map(|n| sampler.batch(n, 20)).collect();
+        assert_ne!(epochs[0].chosen, epochs[1].chosen);
+        assert_eq!(hidden(&Sampler::new(texts(20), 7).batch(1, 20)), hidden(&epochs[1]));
+        assert_eq!(texts(20).validation(4, 1000), texts(20).validation(4, 1000));
+    }
+
+    #[test]
+    fn some_examples_are_set_aside_and_none_is_lost() {
+        for (count, share, aside) in [(20, 0.1, 2), (3, 0.1, 1), (2, 0.9, 1), (20, 0.0, 0), (1, 0.1, 0)] {
+            let (train, valid) = texts(count).split(share);
+            assert_eq!((train.count(), valid.count()), (count as usize - aside, aside), "{share} of {count}");
+            let all = |examples: &Examples| match examples {
+                Examples::Masked { texts, .. } => texts.clone(),
+                _ => Vec::new(),
+            };
+            let mut both = [all(&train), all(&valid)].concat();
+            both.sort_unstable();
+            assert_eq!(both, all(&texts(count)));
+        }
     }
 
     #[test]
@@ -156,6 +277,6 @@ mod tests {
         let seen: Vec<u32> = batches.iter().flat_map(|batch| batch.targets.to_vec()).collect();
         assert_eq!(seen, (1..25).collect::<Vec<_>>());
         let some = stream(1001).validation(4, 100);
-        assert_eq!(some.iter().map(|batch| batch.ids.len()).sum::<usize>(), 100);
+        assert_eq!(some.iter().map(|batch| batch.text.ids.len()).sum::<usize>(), 100);
     }
 }

@@ -172,15 +172,22 @@ impl Folder {
     }
 }
 
-/// Makes a tokenizer_config.json for a tokenizer made here.
-pub fn tokenizer_config(end: Option<&str>, context: usize) -> Result<Vec<u8>> {
+/// Makes a tokenizer_config.json for a tokenizer made here: what its tokens are for, and their names. A model with
+/// `token_types` wants to be told which text of a pair each token is of; others do not know what that is.
+///
+/// # Errors
+/// None but serde's own.
+pub fn tokenizer_config(named: &[(&str, String)], context: usize, token_types: bool) -> Result<Vec<u8>> {
     let mut config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context,
         "clean_up_tokenization_spaces": false,
     });
-    if let (Some(end), Some(fields)) = (end, config.as_object_mut()) {
-        fields.insert("eos_token".into(), end.into());
+    if let Some(fields) = config.as_object_mut() {
+        if !token_types {
+            fields.insert("model_input_names".into(), json!(["input_ids", "attention_mask"]));
+        }
+        fields.extend(named.iter().map(|(role, name)| ((*role).to_owned(), name.as_str().into())));
     }
     pretty(&config)
 }
@@ -216,9 +223,11 @@ fn state(trainer: &Trainer) -> Result<Vec<u8>> {
     let mut tensors = parameters.iter().map(own).collect::<Result<Tensors>>()?;
     for (prefix, moments) in [("mean.", &moments.mean), ("square.", &moments.square)] {
         let all = parameters.trained().zip(moments);
-        tensors.extend(all.map(|(parameter, moments)| {
-            stored(format!("{prefix}{}", parameter.name), parameter.var.dims(), moments)
-        }));
+        tensors.extend(
+            all.map(|(parameter, moments)| {
+                stored(format!("{prefix}{}", parameter.name), parameter.var.dims(), moments)
+            }),
+        );
     }
     serialize(&tensors, [("step".to_owned(), trainer.step.to_string())].into())
 }

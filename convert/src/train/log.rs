@@ -10,7 +10,7 @@ use crate::{Error, Result};
 pub struct Row {
     /// Its number, 1 for the first.
     pub step: u64,
-    /// Predictions that the model was trained on so far.
+    /// Tokens that went through the model so far.
     pub tokens: u64,
     /// Mean loss of the step's predictions, in nats.
     pub loss: f32,

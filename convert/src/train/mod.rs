@@ -1,8 +1,9 @@
 //! Training: from a text to a Hugging Face checkpoint, on a plain CPU.
 //!
-//! [`run`](mod@run) is a whole run; [`trainer`] is its steps; [`model`] is the forward pass, made of [`ops`] whose gradients
-//! candle's tape puts together. What is drawn at random follows from the seed and the step's number alone, so a run that is
-//! resumed has the bits of one that was never interrupted.
+//! [`run`](mod@run) is a whole run; [`data`] makes examples of files; [`trainer`] is the steps; [`model`] is the forward
+//! pass, which [`family`] spells out for each architecture, made of [`ops`] whose gradients candle's tape puts together.
+//! What is drawn at random follows from the seed and the step's number alone, so a run that is resumed has the bits of one
+//! that was never interrupted.
 //!
 //! Not for models that take a GPU to train: everything is f32 on the CPU.
 //!
@@ -19,9 +20,12 @@
 pub mod architecture;
 pub mod batch;
 pub mod corpus;
+pub mod data;
 pub mod examples;
+pub mod family;
 pub mod folder;
 pub mod log;
+pub mod masking;
 pub mod model;
 pub mod ops;
 pub mod optimizer;
@@ -30,6 +34,7 @@ pub mod parameters;
 pub mod run;
 pub mod settings;
 pub mod size;
+pub mod tokenizers;
 pub mod trainer;
 pub mod vocabulary;
 

@@ -1,4 +1,4 @@
-//! The forward pass of a decoder, and its loss.
+//! A model, its forward pass and its loss.
 
 use std::sync::Arc;
 
@@ -6,20 +6,31 @@ use candle_core::{Result, Tensor};
 
 use super::architecture::{Architecture, Preset};
 use super::batch::Batch;
+use super::family;
 use super::ops::{
-    Activate, Attention, CrossEntropy, Dropout, Embedding, Gated, LayerNorm, Linear, RmsNorm, Rope, Segments,
+    Activate, Attention, CrossEntropy, Dropout, Embedding, Gated, Linear, Norm, Quantize, Rope, Segments,
 };
 use super::parameters::Parameters;
+use crate::random::SplitMix64;
 
-/// A decoder with its weights.
+/// A model with its weights.
 #[derive(Debug)]
 pub struct Model {
     /// Its sizes.
     pub architecture: Architecture,
     /// Its weights.
     pub parameters: Parameters,
-    /// RoPE's cosines and sines.
-    angles: Arc<[f32]>,
+    /// What is known of positions without training.
+    positions: Arc<[f32]>,
+    /// Computes as the runtime will, in its steps of int8.
+    pub rounding: Option<Rounding>,
+}
+
+/// What of the runtime's rounding is for the converter to choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rounding {
+    /// Columns that share a scale; 0 for whole rows.
+    pub group: u32,
 }
 
 /// What differs between training and evaluation.
@@ -33,36 +44,16 @@ pub struct Regularization {
     pub smoothing: f32,
 }
 
-/// Counts the dropouts of a forward pass, so that each has a mask of its own.
-struct Masks {
-    p: f32,
-    seed: u64,
-    used: u64,
-}
-
-impl Masks {
-    fn next(&mut self) -> Option<Dropout> {
-        self.used += 1;
-        let seed = crate::random::SplitMix64(self.seed.wrapping_add(self.used)).next_u64();
-        (self.p > 0.0).then_some(Dropout { p: self.p, seed })
-    }
-
-    fn apply(&mut self, x: Tensor) -> Result<Tensor> {
-        match self.next() {
-            Some(dropout) => x.apply_op1(dropout),
-            None => Ok(x),
-        }
-    }
-}
-
 impl Model {
     /// A model of these weights.
     pub fn new(architecture: Architecture, parameters: Parameters) -> Self {
-        let angles = match architecture.preset {
-            Preset::Llama => Rope::table(architecture.context, architecture.head_dim, architecture.rope_theta),
-            Preset::Gpt2 => Arc::default(),
+        let a = &architecture;
+        let positions = match a.preset {
+            Preset::Llama => Rope::table(a.context, a.head_dim, a.rope_theta),
+            Preset::EncoderDecoder => family::encoder_decoder::sines(a),
+            Preset::Gpt2 | Preset::Bert => Arc::default(),
         };
-        Self { architecture, parameters, angles }
+        Self { architecture, parameters, positions, rounding: None }
     }
 
     /// The mean loss of a batch's targets, weighted; `norm` is what the sum is divided by.
@@ -75,110 +66,172 @@ impl Model {
         logits.apply_op1(CrossEntropy { targets, weights, smoothing: regularization.smoothing, norm })
     }
 
-    /// Logits `[tokens, vocabulary]` of all tokens of a batch.
+    /// Logits `[predictions, vocabulary]` of a batch: of the chosen tokens, or of all.
     ///
     /// # Errors
     /// A batch that does not fit the model.
     pub fn logits(&self, batch: &Batch, regularization: Regularization) -> Result<Tensor> {
-        let a = &self.architecture;
-        let mut masks = Masks { p: regularization.dropout, seed: regularization.seed, used: 0 };
-        let ids = batch.ids.clone();
-        let positions = batch.segments.positions();
-        if positions.iter().any(|&position| position as usize >= a.context) {
-            candle_core::bail!("a sequence longer than the context of {}", a.context);
-        }
-        match a.preset {
-            Preset::Llama => {
-                let table = self.parameters.get("model.embed_tokens.weight")?;
-                let mut x = masks.apply(table.apply_op1(Embedding { ids })?)?;
-                let rope = Rope::new(positions, self.angles.clone(), a.head_dim);
-                for i in 0..a.layers {
-                    x = self.llama_block(&format!("model.layers.{i}"), x, &rope, &batch.segments, &mut masks)?;
-                }
-                self.head(&self.rms_norm("model.norm", &x)?, &table)
-            }
-            Preset::Gpt2 => {
-                let table = self.parameters.get("transformer.wte.weight")?;
-                let places = self.parameters.get("transformer.wpe.weight")?;
-                let x = (table.apply_op1(Embedding { ids })? + places.apply_op1(Embedding { ids: positions })?)?;
-                let mut x = masks.apply(x)?;
-                for i in 0..a.layers {
-                    x = self.gpt2_block(&format!("transformer.h.{i}"), x, &batch.segments, &mut masks)?;
-                }
-                self.head(&self.layer_norm("transformer.ln_f", &x)?, &table)
+        let context = self.architecture.context;
+        for tokens in [Some(&batch.text), batch.source.as_ref()].into_iter().flatten() {
+            if tokens.segments.longest() > context {
+                candle_core::bail!("a sequence of {} tokens, the context is {context}", tokens.segments.longest());
             }
         }
-    }
-
-    fn llama_block(
-        &self,
-        block: &str,
-        x: Tensor,
-        rope: &Rope,
-        segments: &Arc<Segments>,
-        masks: &mut Masks,
-    ) -> Result<Tensor> {
-        let linear = |name: &str, x: &Tensor| {
-            let weight = self.parameters.get(&format!("{block}.{name}.weight"))?;
-            Linear { transposed: false }.apply(x, &weight, None)
+        let mut pass = Pass {
+            architecture: &self.architecture,
+            positions: &self.positions,
+            parameters: &self.parameters,
+            rounding: self.rounding,
+            dropout: regularization.dropout,
+            seed: regularization.seed,
+            used: 0,
         };
-        let h = self.rms_norm(&format!("{block}.input_layernorm"), &x)?;
-        let q = linear("self_attn.q_proj", &h)?.apply_op1(rope.clone())?;
-        let k = linear("self_attn.k_proj", &h)?.apply_op1(rope.clone())?;
-        let v = linear("self_attn.v_proj", &h)?;
-        let h = q.apply_op3(&k, &v, self.attention(segments, masks))?;
-        let x = (x + masks.apply(linear("self_attn.o_proj", &h)?)?)?;
-        let h = self.rms_norm(&format!("{block}.post_attention_layernorm"), &x)?;
-        let (gate, up) = (linear("mlp.gate_proj", &h)?, linear("mlp.up_proj", &h)?);
-        let h = gate.apply_op2(&up, Gated(self.architecture.activation))?;
-        x + masks.apply(linear("mlp.down_proj", &h)?)?
+        family::logits(&mut pass, batch)
+    }
+}
+
+/// A forward pass: layers by their names in the checkpoint, and dropouts that each have a mask of their own.
+#[derive(Debug)]
+pub struct Pass<'m> {
+    /// The model's sizes.
+    pub architecture: &'m Architecture,
+    /// What is known of positions without training.
+    pub positions: &'m Arc<[f32]>,
+    parameters: &'m Parameters,
+    rounding: Option<Rounding>,
+    dropout: f32,
+    seed: u64,
+    /// Dropouts so far.
+    used: u64,
+}
+
+impl Pass<'_> {
+    /// Rows of a table.
+    ///
+    /// # Errors
+    /// No such table, or a row that it does not have. Of all these functions: no such layer, or another width.
+    pub fn rows(&self, table: &str, ids: &Arc<[u32]>) -> Result<Tensor> {
+        let table = self.rounded(self.parameters.get(&format!("{table}.weight"))?, Quantize::Weights)?;
+        table.apply_op1(Embedding { ids: ids.clone() })
     }
 
-    fn gpt2_block(&self, block: &str, x: Tensor, segments: &Arc<Segments>, masks: &mut Masks) -> Result<Tensor> {
-        let linear = |name: &str, x: &Tensor| {
-            let weight = self.parameters.get(&format!("{block}.{name}.weight"))?;
-            let bias = self.parameters.get(&format!("{block}.{name}.bias"))?;
-            Linear { transposed: true }.apply(x, &weight, Some(&bias))
-        };
-        let h = self.layer_norm(&format!("{block}.ln_1"), &x)?;
-        let qkv = linear("attn.c_attn", &h)?;
-        let d = self.architecture.dim;
-        let part = |i: usize| qkv.narrow(1, i * d, d)?.contiguous();
-        let h = part(0)?.apply_op3(&part(1)?, &part(2)?, self.attention(segments, masks))?;
-        let x = (x + masks.apply(linear("attn.c_proj", &h)?)?)?;
-        let h = linear("mlp.c_fc", &self.layer_norm(&format!("{block}.ln_2"), &x)?)?;
-        let h = h.apply_op1(Activate(self.architecture.activation))?;
-        x + masks.apply(linear("mlp.c_proj", &h)?)?
+    /// The tokens that predict something.
+    pub fn chosen(&self, x: Tensor, batch: &Batch) -> Result<Tensor> {
+        match &batch.chosen {
+            Some(chosen) => x.apply_op1(Embedding { ids: chosen.clone() }),
+            None => Ok(x),
+        }
     }
 
-    fn attention(&self, segments: &Arc<Segments>, masks: &mut Masks) -> Attention {
-        let a = &self.architecture;
-        Attention {
-            queries: segments.clone(),
-            keys: segments.clone(),
+    /// A linear layer, with its bias where it has one.
+    pub fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        self.apply(Linear { transposed: false }, name, x)
+    }
+
+    /// The same, stored `[in, out]`.
+    pub fn transposed_linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        self.apply(Linear { transposed: true }, name, x)
+    }
+
+    fn apply(&self, linear: Linear, name: &str, x: &Tensor) -> Result<Tensor> {
+        let weight = self.parameters.get(&format!("{name}.weight"))?;
+        self.product(linear, x, weight, self.parameters.find(&format!("{name}.bias"))?)
+    }
+
+    /// A linear layer's product, of rounded factors if need be.
+    fn product(&self, linear: Linear, x: &Tensor, weight: Tensor, bias: Option<Tensor>) -> Result<Tensor> {
+        let Some(_) = self.rounding else { return linear.apply(x, &weight, bias.as_ref()) };
+        // Groups run along the inputs.
+        let weight = if linear.transposed { weight.t()?.contiguous()? } else { weight };
+        let (x, weight) = (self.rounded(x.clone(), Quantize::Features)?, self.rounded(weight, Quantize::Weights)?);
+        Linear { transposed: false }.apply(&x, &weight, bias.as_ref())
+    }
+
+    /// Rounds groups of columns, if anything is rounded.
+    fn rounded(&self, x: Tensor, how: fn(usize) -> Quantize) -> Result<Tensor> {
+        let Some(Rounding { group }) = self.rounding else { return Ok(x) };
+        let (_, cols) = x.dims2()?;
+        x.apply_op1(how(if group == 0 { cols } else { group as usize }))
+    }
+
+    /// The head: the first of these tensors that there is, and a bias.
+    pub fn head(&self, weights: [&str; 2], bias: Option<&str>, x: &Tensor) -> Result<Tensor> {
+        let [own, embedding] = weights;
+        let weight = self.parameters.find(own)?.map_or_else(|| self.parameters.get(embedding), Ok)?;
+        let bias = bias.map(|name| self.parameters.get(name)).transpose()?;
+        self.product(Linear { transposed: false }, x, weight, bias)
+    }
+
+    /// RMS normalization.
+    pub fn rms_norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        let gain = self.parameters.get(&format!("{name}.weight"))?;
+        x.apply_op2(&gain, Norm { eps: self.architecture.norm_eps as f32, centred: false })
+    }
+
+    /// Layer normalization.
+    pub fn layer_norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        let gain = self.parameters.get(&format!("{name}.weight"))?;
+        let bias = self.parameters.get(&format!("{name}.bias"))?;
+        x.apply_op3(&gain, &bias, Norm { eps: self.architecture.norm_eps as f32, centred: true })
+    }
+
+    /// The architecture's activation.
+    pub fn activate(&self, x: &Tensor) -> Result<Tensor> {
+        x.apply_op1(Activate(self.architecture.activation))
+    }
+
+    /// The architecture's activation of `gate`, times `up`.
+    pub fn gated(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        gate.apply_op2(up, Gated(self.architecture.activation))
+    }
+
+    /// Attention of queries to keys and values. `segments` are the sequences of the queries, and those of the keys.
+    pub fn attention(&mut self, qkv: [&Tensor; 3], segments: [&Arc<Segments>; 2], causal: bool) -> Result<Tensor> {
+        let a = self.architecture;
+        let ([q, k, v], [queries, keys]) = (qkv, segments);
+        let attention = Attention {
+            queries: queries.clone(),
+            keys: keys.clone(),
             heads: a.heads,
             kv_heads: a.kv_heads,
             head_dim: a.head_dim,
-            causal: true,
+            causal,
             scale: 1.0 / (a.head_dim as f32).sqrt(),
-            dropout: masks.next(),
-            quantized: false,
+            dropout: self.mask(),
+            quantized: self.rounding.is_some(),
+        };
+        if self.rounding.is_none() {
+            return q.apply_op3(k, v, attention);
+        }
+        let by_head = |x: &Tensor| x.apply_op1(Quantize::Features(a.head_dim));
+        // A decoder's keys are rounded without what they have in common.
+        let k = if causal {
+            let mean = k.detach().mean_keepdim(0)?;
+            by_head(&k.broadcast_sub(&mean)?)?.broadcast_add(&mean)?
+        } else {
+            by_head(k)?
+        };
+        by_head(q)?.apply_op3(&k, &by_head(v)?, attention)
+    }
+
+    /// Dropout.
+    pub fn dropout(&mut self, x: Tensor) -> Result<Tensor> {
+        match self.mask() {
+            Some(dropout) => x.apply_op1(dropout),
+            None => Ok(x),
         }
     }
 
-    fn rms_norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let gain = self.parameters.get(&format!("{name}.weight"))?;
-        x.apply_op2(&gain, RmsNorm { eps: self.architecture.norm_eps as f32 })
+    /// What comes behind a sublayer: dropout of its output `h`, the sum with its input, layer normalization.
+    pub fn add_and_norm(&mut self, name: &str, x: Tensor, h: Tensor) -> Result<Tensor> {
+        let sum = (x + self.dropout(h)?)?;
+        self.layer_norm(name, &sum)
     }
 
-    fn layer_norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let gain = self.parameters.get(&format!("{name}.weight"))?;
-        let bias = self.parameters.get(&format!("{name}.bias"))?;
-        x.apply_op3(&gain, &bias, LayerNorm { eps: self.architecture.norm_eps as f32 })
-    }
-
-    fn head(&self, x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
-        let weight = self.parameters.find("lm_head.weight")?.unwrap_or_else(|| embedding.clone());
-        Linear { transposed: false }.apply(x, &weight, None)
+    /// The next dropout's mask.
+    fn mask(&mut self) -> Option<Dropout> {
+        self.used += 1;
+        let seed = SplitMix64(self.seed.wrapping_add(self.used)).next_u64();
+        (self.dropout > 0.0).then_some(Dropout { p: self.dropout, seed })
     }
 }

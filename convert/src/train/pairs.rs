@@ -7,14 +7,12 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
+use thumbformer::tokenizer::Tokenizer;
 
+use super::corpus::Counting;
 use super::examples::Sequence;
-use crate::tokenizer::{encode, encode_prompt};
+use crate::tokenizer::encode_prompt;
 use crate::{Error, Result};
-
-/// Tokens that open a request and an answer, and end an answer, in a vocabulary made here.
-pub const SPECIAL: [&str; 3] = ["<|end|>", "<|user|>", "<|assistant|>"];
 
 /// Requests with an answer each, in turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,22 +87,23 @@ fn json_turns(line: &str) -> Result<Vec<(String, String)>, String> {
 }
 
 /// The tokens of a conversation: each request inside the tokenizer's prompt format, each answer with the token `end`.
-/// Predictions of answers count 1, those of requests `prompt_weight`.
+/// Predictions of answers count 1, those of requests `prompt_weight`;
+/// what answers have that the vocabulary does not is counted.
 ///
 /// # Errors
 /// A text cannot be tokenized.
 pub fn sequence(
     conversation: &Conversation,
     tokenizer: &Tokenizer<'_>,
+    counting: &mut Counting<'_>,
     end: Option<u32>,
     prompt_weight: f32,
 ) -> Result<Sequence> {
-    let bare = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
     let (mut ids, mut weights) = (Vec::new(), Vec::new());
     for (request, answer) in &conversation.turns {
         ids.extend(encode_prompt(tokenizer, request)?);
         weights.resize(ids.len(), prompt_weight);
-        ids.extend(encode(tokenizer, answer, bare)?);
+        ids.extend(counting.encode(answer, false)?);
         ids.extend(end);
         weights.resize(ids.len(), 1.0);
     }

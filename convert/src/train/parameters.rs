@@ -5,7 +5,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor, Var};
 
-use super::architecture::{Architecture, Preset};
+use super::architecture::Architecture;
+use super::family;
 use crate::checkpoint::Checkpoint;
 use crate::random::SplitMix64;
 use crate::recipe::Part;
@@ -13,11 +14,55 @@ use crate::{Error, Result};
 
 /// How a tensor begins.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Beginning {
+pub enum Beginning {
     /// Normally distributed with this standard deviation.
     Normal(f32),
+    /// Gains.
     Ones,
+    /// Biases.
     Zeros,
+}
+
+impl Beginning {
+    /// Of most weights (GPT-2, BERT).
+    pub const NORMAL: Beginning = Beginning::Normal(0.02);
+
+    /// Of layers that write to a residual stream of so many of them: smaller, so that its variance does not grow with
+    /// depth (GPT-2).
+    pub fn residual(layers: usize) -> Self {
+        Beginning::Normal(0.02 / (layers as f32).sqrt())
+    }
+}
+
+/// The tensors that an architecture has, in a fixed order.
+#[derive(Clone, Debug, Default)]
+pub struct Layout(Vec<Tensorial>);
+
+/// A tensor to be: its name, shape, and beginning.
+type Tensorial = (String, Vec<usize>, Beginning);
+
+impl Layout {
+    /// Names and shapes.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.0.iter().map(|(name, shape, _)| (name.as_str(), shape.as_slice()))
+    }
+
+    /// Adds a tensor.
+    pub fn push(&mut self, name: impl Into<String>, shape: &[usize], beginning: Beginning) {
+        self.0.push((name.into(), shape.to_vec(), beginning));
+    }
+
+    /// Adds a linear layer's weight, of that shape, and its bias for each of `outputs`.
+    pub fn linear(&mut self, name: &str, shape: [usize; 2], outputs: usize, beginning: Beginning) {
+        self.push(format!("{name}.weight"), &shape, beginning);
+        self.push(format!("{name}.bias"), &[outputs], Beginning::Zeros);
+    }
+
+    /// Adds a layer normalization's gain and bias.
+    pub fn layer_norm(&mut self, name: &str, dim: usize) {
+        self.push(format!("{name}.weight"), &[dim], Beginning::Ones);
+        self.push(format!("{name}.bias"), &[dim], Beginning::Zeros);
+    }
 }
 
 /// A tensor of the model.
@@ -43,14 +88,18 @@ pub enum Role {
 }
 
 impl Parameter {
-    /// Weight decay is for matrices: neither gains nor biases.
-    pub fn decays(&self) -> bool {
-        self.var.rank() > 1
+    fn new(name: String, shape: Vec<usize>, values: Vec<f32>, role: Role) -> Result<Self> {
+        Ok(Self { name, var: Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?, role })
     }
 
     /// Whether steps change it.
     pub fn is_trained(&self) -> bool {
         self.role != Role::Frozen
+    }
+
+    /// Weight decay is for matrices: neither gains nor biases, such as Marian's of one row.
+    pub fn decays(&self) -> bool {
+        self.var.dims().iter().filter(|&&n| n > 1).count() > 1
     }
 
     /// Gives it other values, as many.
@@ -81,63 +130,9 @@ pub struct LowRank {
     pub alpha: f32,
 }
 
-/// Standard deviation of weights at the beginning.
-const DEVIATION: f32 = 0.02;
-
-/// The tensors that an architecture has: name, shape, beginning.
-fn layout(a: &Architecture) -> Vec<(String, Vec<usize>, Beginning)> {
-    let normal = Beginning::Normal(DEVIATION);
-    // Layers that write to the residual stream begin smaller, so that its variance does not grow with depth (GPT-2).
-    let residual = Beginning::Normal(DEVIATION / (2.0 * a.layers as f32).sqrt());
-    let (d, q, kv) = (a.dim, a.heads * a.head_dim, a.kv_heads * a.head_dim);
-    let mut tensors = Vec::new();
-    let mut push = |name: String, shape: &[usize], beginning| tensors.push((name, shape.to_vec(), beginning));
-    match a.preset {
-        Preset::Llama => {
-            push("model.embed_tokens.weight".into(), &[a.vocab, d], normal);
-            for i in 0..a.layers {
-                let layer = |name: &str| format!("model.layers.{i}.{name}.weight");
-                push(layer("input_layernorm"), &[d], Beginning::Ones);
-                push(layer("self_attn.q_proj"), &[q, d], normal);
-                push(layer("self_attn.k_proj"), &[kv, d], normal);
-                push(layer("self_attn.v_proj"), &[kv, d], normal);
-                push(layer("self_attn.o_proj"), &[d, q], residual);
-                push(layer("post_attention_layernorm"), &[d], Beginning::Ones);
-                push(layer("mlp.gate_proj"), &[a.hidden, d], normal);
-                push(layer("mlp.up_proj"), &[a.hidden, d], normal);
-                push(layer("mlp.down_proj"), &[d, a.hidden], residual);
-            }
-            push("model.norm.weight".into(), &[d], Beginning::Ones);
-        }
-        Preset::Gpt2 => {
-            push("transformer.wte.weight".into(), &[a.vocab, d], normal);
-            push("transformer.wpe.weight".into(), &[a.context, d], normal);
-            for i in 0..a.layers {
-                let mut both = |name: &str, weight: &[usize], bias: usize, beginning| {
-                    push(format!("transformer.h.{i}.{name}.weight"), weight, beginning);
-                    push(format!("transformer.h.{i}.{name}.bias"), &[bias], Beginning::Zeros);
-                };
-                both("ln_1", &[d], d, Beginning::Ones);
-                both("attn.c_attn", &[d, 3 * d], 3 * d, normal);
-                both("attn.c_proj", &[d, d], d, residual);
-                both("ln_2", &[d], d, Beginning::Ones);
-                both("mlp.c_fc", &[d, a.hidden], a.hidden, normal);
-                both("mlp.c_proj", &[a.hidden, d], d, residual);
-            }
-            push("transformer.ln_f.weight".into(), &[d], Beginning::Ones);
-            push("transformer.ln_f.bias".into(), &[d], Beginning::Zeros);
-        }
-    }
-    if !a.tied {
-        push("lm_head.weight".into(), &[a.vocab, d], normal);
-    }
-    tensors
-}
-
-/// Names and shapes of the tensors that an architecture has.
-pub fn shapes(architecture: &Architecture) -> impl Iterator<Item = (String, Vec<usize>)> {
-    layout(architecture).into_iter().map(|(name, shape, _)| (name, shape))
-}
+/// Endings of a matrix's name: its factors.
+const A: &str = ".lora_A";
+const B: &str = ".lora_B";
 
 impl Parameters {
     fn collect(tensors: impl IntoIterator<Item = Result<Parameter>>) -> Result<Self> {
@@ -160,8 +155,13 @@ impl Parameters {
                 let deviation = (1.0 / cols as f32).sqrt();
                 let mut random = SplitMix64(SplitMix64(!seed.wrapping_add(i as u64)).next_u64());
                 let a = (0..rank * cols).map(|_| normal(&mut random) * deviation).collect();
-                list.push(factor(format!("{name}{A}"), a, (rank, cols))?);
-                list.push(factor(format!("{name}{B}"), vec![0.0; rows * rank], (rows, rank))?);
+                list.push(Parameter::new(format!("{name}{A}"), vec![rank, cols], a, Role::Factor)?);
+                list.push(Parameter::new(
+                    format!("{name}{B}"),
+                    vec![rows, rank],
+                    vec![0.0; rows * rank],
+                    Role::Factor,
+                )?);
             }
         }
         Ok(Self { scale: f64::from(alpha) / rank.max(1) as f64, ..Self::collect(list.into_iter().map(Ok))? })
@@ -172,7 +172,7 @@ impl Parameters {
     /// # Errors
     /// None but candle's own.
     pub fn new(architecture: &Architecture, seed: u64) -> Result<Self> {
-        let begin = |(i, (name, shape, beginning)): (usize, (String, Vec<usize>, Beginning))| -> Result<Parameter> {
+        let begin = |(i, (name, shape, beginning)): (usize, Tensorial)| -> Result<Parameter> {
             let count = shape.iter().product();
             let values = match beginning {
                 Beginning::Ones => vec![1.0; count],
@@ -182,28 +182,26 @@ impl Parameters {
                     (0..count).map(|_| normal(&mut random) * deviation).collect()
                 }
             };
-            Ok(Parameter { name, var: Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?, role: Role::Trained })
+            Parameter::new(name, shape, values, Role::Trained)
         };
-        Self::collect(layout(architecture).into_iter().enumerate().map(begin))
+        Self::collect(family::layout(architecture).0.into_iter().enumerate().map(begin))
     }
 
-    /// The weights of a checkpoint: Hugging Face's, or nanoGPT's own, whose matrices are stored the other way around and
-    /// which may lack biases.
+    /// The weights of a checkpoint: Hugging Face's, or nanoGPT's own, whose matrices are stored the other way around
+    /// and which may lack biases.
     ///
     /// # Errors
     /// A tensor is missing, or of another shape.
     pub fn read(architecture: &Architecture, path: &Path) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
-        // As torch.compile's wrapper spells them.
         let stored = |name: &str| {
+            // As torch.compile's wrapper spells them.
             let names = [name.to_owned(), format!("_orig_mod.{name}")].into_iter();
-            // The published gpt2 has no prefix before its names.
-            let bare = name.strip_prefix("transformer.").map(str::to_owned);
-            names.chain(bare).find(|name| checkpoint.shape(name).is_some())
+            names.chain(family::aliases(architecture.preset, name)).find(|name| checkpoint.shape(name).is_some())
         };
         let first = stored("transformer.h.0.attn.c_attn.weight").and_then(|name| checkpoint.shape(&name));
         let is_nanogpt = first == Some(&[3 * architecture.dim, architecture.dim]);
-        let read = |(name, shape, _): (String, Vec<usize>, Beginning)| -> Result<Parameter> {
+        let read = |(name, shape, _): Tensorial| -> Result<Parameter> {
             let (rows, cols) = (shape[0], shape.get(1).copied().unwrap_or(1));
             let mut values = vec![0.0; rows * cols];
             let transposed = is_nanogpt && name.contains(".h.") && shape.len() == 2;
@@ -224,9 +222,9 @@ impl Parameters {
                     });
                 }
             }
-            Ok(Parameter { name, var: Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?, role: Role::Trained })
+            Parameter::new(name, shape, values, Role::Trained)
         };
-        Self::collect(layout(architecture).into_iter().map(read))
+        Self::collect(family::layout(architecture).0.into_iter().map(read))
     }
 
     /// All of them, in their order.
@@ -234,15 +232,15 @@ impl Parameters {
         self.list.iter()
     }
 
-    /// Those that the model consists of, with what was added to them: name and values.
-    pub fn merged(&self) -> impl Iterator<Item = candle_core::Result<(&str, Tensor)>> {
-        let own = self.list.iter().filter(|parameter| parameter.role != Role::Factor);
-        own.map(|parameter| Ok((parameter.name.as_str(), self.get(&parameter.name)?)))
-    }
-
     /// Those that are trained.
     pub fn trained(&self) -> impl Iterator<Item = &Parameter> {
         self.list.iter().filter(|parameter| parameter.is_trained())
+    }
+
+    /// Those that the model consists of, with what is added to them: name and values.
+    pub fn merged(&self) -> impl Iterator<Item = candle_core::Result<(&str, Tensor)>> {
+        let own = self.list.iter().filter(|parameter| parameter.role != Role::Factor);
+        own.map(|parameter| Ok((parameter.name.as_str(), self.get(&parameter.name)?)))
     }
 
     /// How many numbers they are: the model's, and those that are trained.
@@ -280,15 +278,6 @@ impl Parameters {
             _ => tensor,
         }))
     }
-}
-
-/// Endings of a matrix's name: its factors.
-const A: &str = ".lora_A";
-const B: &str = ".lora_B";
-
-fn factor(name: String, values: Vec<f32>, shape: (usize, usize)) -> Result<Parameter> {
-    let var = Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
-    Ok(Parameter { name, var, role: Role::Factor })
 }
 
 /// A normally distributed number (Box and Muller).

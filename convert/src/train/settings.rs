@@ -9,6 +9,7 @@ use super::architecture::{Preset, Sizes};
 use super::optimizer::{AdamW, Schedule};
 use super::parameters::LowRank;
 use super::size::Budget;
+use super::vocabulary::Markup;
 use crate::cli::model::Group;
 use crate::{Error, Result};
 
@@ -20,6 +21,55 @@ pub enum Objective {
     Lm,
     /// The answers of request-answer pairs
     Sft,
+    /// Hidden tokens of texts, a text a line
+    Mlm,
+    /// Answers to sources, which an encoder reads
+    Seq2seq,
+}
+
+impl Objective {
+    /// The families that can learn this; the first is the default.
+    pub fn presets(self) -> &'static [Preset] {
+        match self {
+            Objective::Lm | Objective::Sft => &[Preset::Llama, Preset::Gpt2],
+            Objective::Mlm => &[Preset::Bert],
+            Objective::Seq2seq => &[Preset::EncoderDecoder],
+        }
+    }
+
+    /// Special tokens of a vocabulary that is made for it.
+    pub fn markup(self) -> &'static Markup {
+        match self {
+            Objective::Lm => &Markup::TEXT,
+            Objective::Sft => &Markup::ANSWERS,
+            Objective::Mlm => &Markup::MASKED,
+            Objective::Seq2seq => &Markup::SOURCES,
+        }
+    }
+
+    /// Refuses a family that cannot learn it.
+    ///
+    /// # Errors
+    /// Both, and what would fit.
+    pub fn check(self, preset: Preset) -> Result<()> {
+        if self.presets().contains(&preset) {
+            return Ok(());
+        }
+        let expected: Vec<String> = self.presets().iter().map(name).collect();
+        let own = Objective::value_variants().iter().find(|objective| objective.presets().contains(&preset));
+        Err(Error::Usage(format!(
+            "--objective {} with a {}: expected {}, or --objective {}",
+            name(&self),
+            name(&preset),
+            expected.join(" or "),
+            own.map(name).unwrap_or_default()
+        )))
+    }
+}
+
+/// What the command line calls it.
+fn name(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// Everything that decides what comes out.
@@ -31,9 +81,12 @@ pub struct Settings {
     /// In sft, how much predictions of the request count; those of the answer count 1
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0)]
     pub prompt_weight: f32,
-    /// Folder with a llama, a gpt2 or nanoGPT's ckpt.pt to fine-tune instead of a new model
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["preset",  "vocab", "dim", "layers", "heads",
-        "kv_heads", "hidden", "context"])]
+    /// Share of a text's tokens that mlm hides
+    #[arg(long, value_name = "SHARE", default_value_t = 0.15)]
+    pub mask_share: f32,
+    /// Folder with a llama, gpt2, bert, marian or nanoGPT's ckpt.pt to fine-tune instead of a new model
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["preset", "vocab", "dim", "layers", "decoder_layers",
+        "heads", "kv_heads", "hidden", "context"])]
     pub init: Option<PathBuf>,
     /// Train low-rank changes of the blocks' matrices alone (LoRA), of this rank; the model that is written has them added
     #[arg(long, value_name = "RANK", requires = "init")]
@@ -44,12 +97,13 @@ pub struct Settings {
     /// File or folder to validate with [default: a part of the data, --valid-share]
     #[arg(long, value_name = "PATH")]
     pub valid: Option<PathBuf>,
-    /// Share of the data that is set aside for validation if --valid is not given: a text's end, or pairs drawn at random
+    /// Share of the data that is set aside for validation if --valid is not given: a text's end, or examples drawn at
+    /// random, at least one
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     pub valid_share: f32,
-    /// The architecture
-    #[arg(long, value_enum, default_value = "llama")]
-    pub preset: Preset,
+    /// The architecture [default: llama; bert for mlm, encoder-decoder for seq2seq]
+    #[arg(long, value_enum)]
+    pub preset: Option<Preset>,
     /// Choose the largest sizes that fit a board with the whole context (fits:stm32h743), or a file (300K): those below
     /// that are not given
     #[arg(long, value_name = "BUDGET", conflicts_with = "init")]
@@ -57,10 +111,11 @@ pub struct Settings {
     /// Its sizes.
     #[command(flatten)]
     pub sizes: Sizes,
-    /// `bpe` or `chars` to train one on the text, or a tokenizer's file or folder [default: bpe; with --init, its own]
-    #[arg(long, value_name = "bpe|chars|PATH")]
+    /// `bpe`, `wordpiece` (for mlm) or `chars` to train one on the text, or a tokenizer's file or folder [default: bpe;
+    /// wordpiece for mlm; with --init, its own]
+    #[arg(long, value_name = "bpe|wordpiece|chars|PATH")]
     pub tokenizer: Option<String>,
-    /// Tokens of a bpe tokenizer's vocabulary
+    /// Tokens of the vocabulary that bpe or wordpiece learns
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub vocab: usize,
     /// Steps of the optimizer
@@ -96,10 +151,10 @@ pub struct Settings {
     /// Probability of dropout
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     pub dropout: f32,
-    /// Share of the target's probability that is spread over the vocabulary
+    /// Share of the target's probability that is spread evenly over the vocabulary
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub label_smoothing: f32,
-    /// Train with the rounding of the runtime: weights, activations, keys and values as they will be in int8
+    /// Train with the runtime's rounding: weights, activations, keys and values as they will be in int8
     #[arg(long)]
     pub qat: bool,
     /// Columns that share a scale in --qat, as `convert --group` will be told
@@ -133,6 +188,9 @@ impl Settings {
                 return refuse(option, &n, "at least 1");
             }
         }
+        if !(self.mask_share > 0.0 && self.mask_share <= 1.0) {
+            return refuse("mask-share", &self.mask_share, "above 0, at most 1");
+        }
         for (option, share) in [
             ("valid-share", self.valid_share),
             ("dropout", self.dropout),
@@ -157,6 +215,11 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// The family of a new model.
+    pub fn preset(&self) -> Preset {
+        self.preset.or(self.objective.presets().first().copied()).unwrap_or(Preset::Llama)
     }
 
     /// The changes of low rank that are trained, if not the whole model is.

@@ -15,8 +15,9 @@ use serde_json::{Map, json};
 use thumbformer::packing::{Layout, Packing};
 
 use super::architecture::{Architecture, Preset, Sizes};
+use super::family;
 use super::folder::TokenizerFile;
-use super::parameters;
+use super::vocabulary::Marked;
 use crate::boards::{BOARDS, Board};
 use crate::pipeline::{Options, Prepared};
 use crate::{Error, Result};
@@ -42,7 +43,8 @@ impl FromStr for Budget {
                 _ => Err(expected.into()),
             };
         };
-        let named = |board: &&Board| [board.name, board.chip_name()].iter().any(|known| known.eq_ignore_ascii_case(name));
+        let named =
+            |board: &&Board| [board.name, board.chip_name()].iter().any(|known| known.eq_ignore_ascii_case(name));
         BOARDS.iter().find(named).map(Budget::Board).ok_or_else(|| {
             let known = BOARDS.map(|board| format!("fits:{} ({})", board.name, board.chip_name()));
             format!("no board `{name}` is known: expected {}", known.join(", "))
@@ -94,7 +96,7 @@ impl Budget {
         preset: Preset,
         sizes: Sizes,
         vocab: usize,
-        end: Option<u32>,
+        marked: &Marked,
         tokenizer: &[TokenizerFile],
     ) -> Result<Architecture> {
         let folder = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
@@ -111,7 +113,7 @@ impl Budget {
                 let usual = dim.is_multiple_of(32).then_some(if dim < 64 { dim / 16 } else { dim / 32 });
                 let sizes = Sizes { dim: Some(dim), layers: Some(layers), heads: sizes.heads.or(usual), ..sizes };
                 let architecture = Architecture::new(preset, sizes, vocab)?;
-                let Weighed { parameters, lacking } = self.weigh(&architecture, end, folder.path())?;
+                let Weighed { parameters, lacking } = self.weigh(&architecture, marked, folder.path())?;
                 match (lacking, &best) {
                     (None, Some((most, _))) if *most >= parameters => any = true,
                     (None, _) => {
@@ -137,9 +139,9 @@ impl Budget {
     }
 
     /// Asks the converter about a checkpoint of these sizes in `folder`, where its tokenizer lies.
-    fn weigh(self, architecture: &Architecture, end: Option<u32>, folder: &Path) -> Result<Weighed> {
+    fn weigh(self, architecture: &Architecture, marked: &Marked, folder: &Path) -> Result<Weighed> {
         let config = folder.join("config.json");
-        std::fs::write(&config, architecture.config(end).to_string()).map_err(Error::io(&config))?;
+        std::fs::write(&config, family::config(architecture, marked).to_string()).map_err(Error::io(&config))?;
         hollow(architecture, &folder.join("model.safetensors"))?;
         let prepared = |layout| {
             let usual = Options::default();
@@ -165,10 +167,10 @@ impl Budget {
 /// Writes a checkpoint that takes no room: names and shapes, and a hole in place of the numbers.
 fn hollow(architecture: &Architecture, path: &Path) -> Result<()> {
     let (mut head, mut end) = (Map::new(), 0);
-    for (name, shape) in parameters::shapes(architecture) {
+    for (name, shape) in family::layout(architecture).shapes() {
         let begin = end;
         end += 4 * shape.iter().product::<usize>();
-        head.insert(name, json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, end] }));
+        head.insert(name.to_owned(), json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, end] }));
     }
     let head = serde_json::Value::Object(head).to_string();
     let write = || {

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use thumbformer::tokenizer::EncodeOptions;
+use thumbformer_convert::tokenizer::{encode, load};
 use thumbformer_convert::train::architecture::Architecture;
-use thumbformer_convert::train::batch::Batch;
+use thumbformer_convert::train::batch::{Batch, Masked};
 use thumbformer_convert::train::model::{Model, Regularization};
 use thumbformer_convert::train::parameters::Parameters;
 
@@ -21,6 +23,21 @@ pub(super) fn text() -> String {
         words[(random >> 16) % 3]
     };
     (0..400).map(|_| format!("{} {} {}.\n", pick(who), pick(does), pick(what))).collect()
+}
+
+/// Words of a few letters, and the same turned around.
+fn letters(count: usize) -> String {
+    let mut random = 7usize;
+    let mut pick = |n: usize| {
+        random = random.wrapping_mul(1103515245).wrapping_add(12345) & 0x7fff_ffff;
+        (random >> 16) % n
+    };
+    let mut pair = || {
+        let word: String = (0..1 + pick(6)).map(|_| ["a", "b", "c", "d", "e", "f"][pick(6)]).collect();
+        let turned: String = word.chars().rev().collect();
+        format!("{word}\t{turned}\n")
+    };
+    (0..count).map(|_| pair()).collect()
 }
 
 pub(super) fn write(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
@@ -64,11 +81,19 @@ pub(super) fn bytes(folder: &Path, name: &str) -> Vec<u8> {
     std::fs::read(folder.join(name)).expect(name)
 }
 
-/// The mean loss of a trained folder's model over windows of `window` tokens, by the trainer's forward pass.
-fn loss(folder: &Path, ids: &[u32], window: usize) -> f32 {
+fn model(folder: &Path) -> Model {
     let architecture = Architecture::read(folder).expect("a configuration");
     let parameters = Parameters::read(&architecture, folder).expect("weights");
-    let model = Model::new(architecture, parameters);
+    Model::new(architecture, parameters)
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+/// The mean loss of a trained folder's model over windows of `window` tokens, by the trainer's forward pass.
+fn loss(folder: &Path, ids: &[u32], window: usize) -> f32 {
+    let model = model(folder);
     let weights = vec![1.0; window];
     let windows = ids.chunks(window).filter(|window| window.len() > 1);
     let batch = Batch::next_token(windows.map(|window| (window, &weights[..window.len() - 1])));
@@ -147,27 +172,36 @@ pub(super) fn spawn(command: &mut Command) -> Child {
 #[test]
 fn an_interrupted_run_saves_and_resumes_bit_for_bit() {
     let folder = tempfile::tempdir().expect("a folder");
-    let data = write(&folder, "text.txt", text());
-    let more = ["--tokenizer", "chars", "--steps", "400", "--accumulate", "2"];
-    let whole = folder.path().join("whole");
-    succeed(&mut train(&data, &whole, &more));
+    let text = write(&folder, "text.txt", text());
+    let sources = write(&folder, "sources.tsv", letters(200));
+    for (objective, data, more) in [
+        ("lm", &text, ["--tokenizer", "chars", "--accumulate", "2"]),
+        ("mlm", &text, ["--vocab", "80", "--mask-share", "0.3"]),
+        ("seq2seq", &sources, ["--tokenizer", "chars", "--label-smoothing", "0.1"]),
+    ] {
+        let more = [&["--objective", objective, "--steps", "400"], more.as_slice()].concat();
+        let whole = folder.path().join(format!("{objective}-whole"));
+        succeed(&mut train(data, &whole, &more));
 
-    let broken = folder.path().join("broken");
-    let mut child = spawn(&mut train(&data, &broken, &more));
-    first_checkpoint(&mut child, &broken);
-    succeed(Command::new("kill").args(["-INT", &child.id().to_string()]));
-    assert!(child.wait().expect("a status").success(), "an interrupt is no failure");
-    assert_ne!(bytes(&broken, "model.safetensors"), bytes(&whole, "model.safetensors"));
+        let broken = folder.path().join(format!("{objective}-broken"));
+        let mut child = spawn(&mut train(data, &broken, &more));
+        first_checkpoint(&mut child, &broken);
+        succeed(Command::new("kill").args(["-INT", &child.id().to_string()]));
+        assert!(child.wait().expect("a status").success(), "{objective}: an interrupt is no failure");
+        assert_ne!(bytes(&broken, "model.safetensors"), bytes(&whole, "model.safetensors"), "{objective}");
 
-    succeed(thumbformer(&["train", "--resume"]).arg(&broken));
-    for name in ["model.safetensors", "training.safetensors", "log.csv", "loss.svg"] {
-        assert!(bytes(&broken, name) == bytes(&whole, name), "{name} differs after resuming");
+        succeed(thumbformer(&["train", "--resume"]).arg(&broken));
+        for name in ["model.safetensors", "training.safetensors", "tokenizer.json", "log.csv", "loss.svg"] {
+            assert!(bytes(&broken, name) == bytes(&whole, name), "{objective}: {name} differs after resuming");
+        }
+
+        // Other data would be another run.
+        let mut changed = std::fs::read(data).expect("read");
+        changed.extend_from_slice(b"abc\tcba\n");
+        std::fs::write(data, changed).expect("written");
+        let error = fail(thumbformer(&["train", "--resume"]).arg(&broken));
+        assert!(error.contains("the data have changed since training began"), "{objective}: {error}");
     }
-
-    // Another text would be another run.
-    write(&folder, "text.txt", text() + "one more line\n");
-    let error = fail(thumbformer(&["train", "--resume"]).arg(&broken));
-    assert!(error.contains("the data have changed since training began"), "{error}");
 }
 
 #[test]
@@ -247,6 +281,21 @@ fn pairs_teach_answers_and_a_trained_model_learns_on() {
 }
 
 #[test]
+fn characters_have_tokens_around_requests_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = write(&folder, "pairs.tsv", letters(200));
+    let out = folder.path().join("out");
+    let mut command =
+        thumbformer(&["train", "--objective", "sft", "--tokenizer", "chars", "--steps", "150", "--dim", "32"]);
+    succeed(command.args(["--context", "24", "--learning-rate", "1e-2"]).arg(&data).arg("-o").arg(&out));
+    // It ends by itself behind the answer, whatever that is.
+    let (report, _) = succeed(thumbformer(&["run", "--json"]).arg(&out).arg("abc"));
+    let report = json(&report);
+    assert_eq!(report["prompt_ids"], serde_json::json!([1, 3, 4, 5, 2]));
+    assert_eq!(report["ended"], "end_token", "{report}");
+}
+
+#[test]
 fn pairs_that_cannot_be_trained_on_are_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
@@ -288,7 +337,7 @@ fn texts_that_cannot_be_trained_on_are_named() {
         (write(&folder, "line.txt", "one line\n"), &["--tokenizer", "chars"], "expected at least 33, the context"),
         (good.clone(), &["--vocab", "5000"], "the text supports"),
         (good.clone(), &["--vocab", "100"], "at least 257, for the 256 bytes"),
-        (good.clone(), &["--tokenizer", "nowhere"], "expected bpe, chars, or a tokenizer's file"),
+        (good.clone(), &["--tokenizer", "nowhere"], "expected bpe, wordpiece, chars, or a tokenizer's file"),
         (good.clone(), &["--tokenizer", "chars", "--heads", "3"], "--heads 3"),
         (good.clone(), &["--dropout", "1.5"], "--dropout 1.5: expected"),
         (folder.path().join("none.txt"), &[], "none.txt: "),
@@ -341,7 +390,281 @@ fn checkpoints_of_others_are_fine_tuned_from_where_they_are() {
     assert!(error.contains("field `attention_bias`") || error.contains("field `mlp_bias`"), "{error}");
     let mut command = thumbformer(&["train", "--tokenizer", "chars", "--init"]);
     let error = fail(command.arg(super::common::model("gptj")).arg(&data).arg("-o").arg(&out));
-    assert!(error.contains("field `model_type`: found \"gptj\", expected llama or gpt2"), "{error}");
+    assert!(error.contains("field `model_type`: found \"gptj\", expected llama, gpt2, bert or marian"), "{error}");
+}
+
+/// Asserts that the converter's reference computes the logits that the trainer's forward pass computes.
+fn assert_logits_of_encoder(folder: &Path, ids: &[u32]) {
+    let model = model(folder);
+    let list = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let mut run = thumbformer(&["run", "--json", "--precision", "f32", "--logits", "1000", "--ids", &list]);
+    let (report, _) = succeed(run.arg(folder));
+    let everything = Masked { ids: ids.to_vec(), hidden: (0..ids.len()).map(|position| (position, 0)).collect() };
+    let logits = model.logits(&Batch::masked(&[everything]), Regularization::default()).expect("logits");
+    let expected: Vec<Vec<f32>> = logits.to_vec2().expect("rows");
+    let found = json(&report);
+    let rows = found["logits"].as_array().expect("positions");
+    assert_eq!(rows.len(), ids.len());
+    for (row, expected) in rows.iter().zip(&expected) {
+        let row: Vec<(usize, f32)> = serde_json::from_value(row.clone()).expect("ids and logits");
+        assert_eq!(row.len(), model.architecture.vocab);
+        for (id, logit) in row {
+            assert!((logit - expected[id]).abs() < 1e-4, "token {id}: {logit}, trained as {}", expected[id]);
+        }
+    }
+}
+
+#[test]
+fn hidden_words_are_learned_and_filled_in() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = write(&folder, "text.txt", text());
+    let train = |tokenizer: &str, vocab: &str, out: &Path| {
+        let mut command =
+            thumbformer(&["train", "--objective", "mlm", "--dim", "32", "--layers", "1", "--context", "24"]);
+        command.args(["--tokenizer", tokenizer, "--vocab", vocab, "--steps", "300", "--learning-rate", "5e-3", "-o"]);
+        succeed(command.arg(out).arg(&data)).1
+    };
+    for (tokenizer, vocab) in [("wordpiece", "80"), ("bpe", "290")] {
+        let out = folder.path().join(tokenizer);
+        let told = train(tokenizer, vocab, &out);
+        assert!(told.contains("360 examples to train on") && told.contains("40 to validate with"), "{told}");
+        assert_logits_of_encoder(&out, &[2, 7, 4, 9, 4, 3]);
+
+        let thumb = out.with_extension("thumb");
+        succeed(Command::new(env!("CARGO_BIN_EXE_convert")).arg(&out).arg("-o").arg(&thumb).arg("--quiet"));
+        let mut fill = thumbformer(&["fill", "--json", "--top", "3"]);
+        let (filled, _) = succeed(fill.arg(&thumb).args(["the [MASK] sees a mouse.", "a dog likes [MASK] tail."]));
+        let filled = json(&filled);
+        let best = |text: usize| filled["texts"][text]["masks"][0]["candidates"][0]["token"].as_str().map(str::trim);
+        if tokenizer == "wordpiece" {
+            assert_eq!((best(0), best(1)), (Some("cat"), Some("its")), "{filled}");
+        } else {
+            // The mask has taken the space before it, token 225, and stands for a word with one.
+            let (ids, position) = (&filled["texts"][0]["ids"], filled["texts"][0]["masks"][0]["position"].as_u64());
+            let before = position.map(|position| &ids[position as usize - 1]);
+            assert!(best(0).is_some() && before != Some(&225.into()), "{filled}");
+        }
+    }
+    // Once more, with everything that is drawn by chance.
+    let again = folder.path().join("again");
+    train("wordpiece", "80", &again);
+    for name in ["tokenizer.json", "model.safetensors", "log.csv"] {
+        assert!(bytes(&again, name) == bytes(&folder.path().join("wordpiece"), name), "the same seed: another {name}");
+    }
+}
+
+#[test]
+fn sources_are_answered_and_scored_as_they_were_trained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = write(&folder, "pairs.tsv", letters(2000));
+    let out = folder.path().join("turned");
+    let more = ["--objective", "seq2seq", "--tokenizer", "chars", "--steps", "500", "--learning-rate", "5e-3"];
+    let sizes = ["--dim", "32", "--layers", "2", "--decoder-layers", "1", "--context", "12", "--batch", "32"];
+    let mut command = thumbformer(&["train", "--label-smoothing", "0.1"]);
+    let (_, told) = succeed(command.arg(&data).arg("-o").arg(&out).args(more).args(sizes));
+    assert!(told.contains("1800 examples to train on") && told.contains("200 to validate with"), "{told}");
+
+    let thumb = out.with_extension("thumb");
+    succeed(Command::new(env!("CARGO_BIN_EXE_convert")).arg(&out).arg("-o").arg(&thumb).arg("--quiet"));
+    let held_out: String = letters(2100).lines().skip(2000).map(|line| format!("{line}\n")).collect();
+    let held_out = write(&folder, "held_out.tsv", held_out);
+    let (report, _) = succeed(thumbformer(&["eval", "--json", "--pairs"]).arg(&held_out).arg(&thumb));
+    let exact = json(&report)["exact"].as_u64().expect("a number");
+    assert!(exact >= 90, "{exact} of 100 answered");
+    let (answer, _) = succeed(thumbformer(&["run", "--beams", "4"]).arg(&thumb).arg("abcde"));
+    assert_eq!(answer, "edcba\n");
+
+    // The converter's own reference finds the loss that the trainer's forward pass finds.
+    let records = [(vec![3u32, 4, 5, 2], vec![5u32, 4, 3, 2]), (vec![6, 2], vec![7, 8, 2])];
+    let list: Vec<Value> =
+        records.iter().map(|(source, target)| serde_json::json!({ "source": source, "target": target })).collect();
+    let list = write(&folder, "records.json", serde_json::to_string(&list).expect("JSON"));
+    let (report, _) = succeed(thumbformer(&["eval", "--json", "--precision", "f32", "--ids"]).arg(&list).arg(&out));
+    let found = json(&report)["nll"].as_f64().expect("a likelihood");
+    let batch = Batch::answers(records.iter().map(|(source, answer)| (source.as_slice(), answer.as_slice())), 1);
+    let loss = model(&out).loss(&batch, batch.weight(), Regularization::default()).expect("a loss");
+    let expected = f64::from(loss.to_scalar::<f32>().expect("a number"));
+    assert!((found - expected).abs() < 1e-4 * expected, "{found}, trained as {expected}");
+
+    // From where the model is, on records: what it knew is not lost in a step of rate 0.
+    let records = letters(20).lines().fold(String::new(), |lines, line| {
+        let (prompt, completion) = line.split_once('\t').expect("a pair");
+        lines + &serde_json::json!({ "prompt": prompt, "completion": completion }).to_string() + "\n"
+    });
+    let records = write(&folder, "records.jsonl", records);
+    let on = folder.path().join("on");
+    let mut command = thumbformer(&["train", "--objective", "seq2seq", "--steps", "1", "--learning-rate", "0"]);
+    succeed(command.arg("--init").arg(&out).arg(&records).arg("-o").arg(&on));
+    for name in ["model.safetensors", "config.json", "tokenizer.json"] {
+        assert!(bytes(&on, name) == bytes(&out, name), "a step of rate 0 changed {name}");
+    }
+}
+
+#[test]
+fn encoders_and_encoder_decoders_of_others_are_fine_tuned_from_where_they_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = write(&folder, "text.txt", "abc cab bac cba\n".repeat(40));
+    let pairs = write(&folder, "pairs.tsv", letters(60));
+    let trained = super::common::repository("tests/fixtures/train/marian");
+    for (name, init, objective, data) in [
+        ("bert", super::common::model("bert"), "mlm", &text),
+        ("bert-hub", super::common::model("bert-hub"), "mlm", &text),
+        ("marian", trained, "seq2seq", &pairs),
+    ] {
+        let train = |rate: &str| {
+            let out = folder.path().join(format!("{name}-{rate}"));
+            let more = ["--tokenizer", "chars", "--steps", "8", "--warmup", "0", "--objective", objective];
+            let mut command = thumbformer(&["train", "--learning-rate", rate, "--init"]);
+            succeed(command.arg(&init).args(more).arg(data).arg("-o").arg(&out));
+            out
+        };
+        let unchanged = train("0");
+        let config = json(&String::from_utf8(bytes(&unchanged, "config.json")).expect("text"));
+        if objective == "mlm" {
+            assert_logits_of_encoder(&unchanged, &[2, 7, 4, 9, 3]);
+            // What was there before, in the same order.
+            let logits = |folder: &Path| {
+                let mut run = thumbformer(&["run", "--json", "--precision", "f32", "--ids", "2,7,4,9,3"]);
+                let (report, _) = succeed(run.arg(folder));
+                json(&report)["logits"].clone()
+            };
+            assert_eq!(logits(&unchanged), logits(&init), "{name}");
+        } else {
+            // Tokens of the new vocabulary, not of the old one.
+            assert_eq!((&config["decoder_start_token_id"], &config["eos_token_id"]), (&1.into(), &2.into()));
+            let expected: Vec<u8> = bytes(&init, "model.safetensors");
+            let (found, expected) = (bytes(&unchanged, "model.safetensors").len(), expected.len());
+            assert!(found.abs_diff(expected) < 200, "{name}: {found} bytes, before training {expected}");
+        }
+        let log = String::from_utf8(bytes(&train("0.01"), "log.csv")).expect("text");
+        let loss = |line: usize| log.lines().nth(line).and_then(|line| line.split(',').nth(2)?.parse::<f32>().ok());
+        assert!(loss(8) < loss(1), "{name}: {log}");
+    }
+    let out = folder.path().join("out");
+    for (name, objective, data, expected) in [
+        ("marian", "seq2seq", &pairs, "field `decoder_attention_heads`: found 2, expected 4, as in the encoder"),
+        ("bert-headless", "mlm", &text, "cls.predictions"),
+        ("gpt2", "mlm", &text, "--objective mlm with a gpt2: expected bert, or --objective lm"),
+        ("bert", "lm", &text, "--objective lm with a bert: expected llama or gpt2, or --objective mlm"),
+    ] {
+        let mut command = thumbformer(&["train", "--tokenizer", "chars", "--objective", objective, "--init"]);
+        let error = fail(command.arg(super::common::model(name)).arg(data).arg("-o").arg(&out));
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+#[test]
+fn a_marian_keeps_the_tokenizers_of_its_two_sides() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let init = folder.path().join("marian");
+    std::fs::create_dir(&init).expect("a folder");
+    let copy = |from: &str, to: &str| {
+        std::fs::copy(super::common::repository("tests/fixtures").join(from), init.join(to)).expect("copied");
+    };
+    copy("train/marian/model.safetensors", "model.safetensors");
+    copy("train/marian/config.json", "config.json");
+    copy("tokenizers/unigram/tokenizer.model", "source.spm");
+    copy("tokenizers/unigram/tokenizer.model", "target.spm");
+    // Pieces have the ids of vocab.json: those of the words here, and the special tokens.
+    let library =
+        load(&super::common::repository("tests/fixtures/tokenizers/unigram/tokenizer.model")).expect("a model");
+    let library = library.tokenizer().expect("a tokenizer");
+    let bare = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
+    let mut ids = serde_json::Map::new();
+    for (name, id) in [("<pad>", 0), ("<unk>", 1), ("</s>", 2)] {
+        ids.insert(name.into(), id.into());
+    }
+    for id in encode(&library, "the lamp in the room", bare).expect("a text") {
+        let name = String::from_utf8_lossy(library.token_bytes(id)).replace(' ', "\u{2581}");
+        let next = ids.len();
+        ids.entry(name).or_insert(next.into());
+    }
+    std::fs::write(init.join("vocab.json"), Value::from(ids).to_string()).expect("written");
+
+    let data = write(&folder, "pairs.tsv", "the lamp\tthe room\nthe room\tthe lamp\n".repeat(20));
+    let out = folder.path().join("out");
+    let mut command = thumbformer(&["train", "--objective", "seq2seq", "--steps", "60", "--learning-rate", "1e-2"]);
+    succeed(command.arg("--init").arg(&init).arg(&data).arg("-o").arg(&out));
+    for name in ["source.spm", "target.spm", "vocab.json", "config.json"] {
+        assert!(bytes(&out, name) == bytes(&init, name), "{name} has changed");
+    }
+    let before = bytes(&out, "model.safetensors");
+    succeed(thumbformer(&["train", "--resume"]).arg(&out));
+    assert!(bytes(&out, "model.safetensors") == before);
+    let thumb = folder.path().join("model.thumb");
+    succeed(Command::new(env!("CARGO_BIN_EXE_convert")).arg(&out).arg("-o").arg(&thumb).arg("--quiet"));
+    for (source, answer) in [("the lamp", "the room\n"), ("the room", "the lamp\n")] {
+        assert_eq!(succeed(thumbformer(&["run"]).arg(&thumb).arg(source)).0, answer);
+    }
+}
+
+#[test]
+fn masked_texts_and_sources_that_cannot_be_trained_on_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out");
+    let good = write(&folder, "good.txt", text());
+    let bytes_only = write(&folder, "bytes.txt", b"a caf\xe9");
+    let one = write(&folder, "one.txt", "one line only, one line only\n");
+    let empty = write(&folder, "empty.txt", "\n \n");
+    let pairs = write(&folder, "good.tsv", letters(20));
+    let turns = r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"},
+        {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}"#;
+    let turns = write(&folder, "turns.jsonl", turns.replace('\n', "") + "\n");
+    let no_answer = write(&folder, "none.tsv", letters(3) + "abc\t\n");
+    let one_pair = write(&folder, "one.tsv", "abc\tcba\n");
+    let words = write(&folder, "words.tsv", "abcd\tdcba\n".repeat(20));
+    let no_mask = folder.path().join("tokenizer.json");
+    succeed(thumbformer(&["tokenizer", "train", "--vocab", "257", "-o"]).arg(&no_mask).arg(&good));
+    let no_mask = no_mask.to_str().expect("a path");
+    let chars = ["--tokenizer", "chars"];
+    for (objective, data, more, expected) in [
+        ("mlm", &good, &["--vocab", "5000"][..], "--vocab 5000: the text supports"),
+        ("mlm", &good, &["--vocab", "30"], "for 5 special tokens and 21 characters in two places each"),
+        ("mlm", &good, &["--tokenizer", no_mask], "the tokenizer names no mask token"),
+        ("mlm", &good, &["--vocab", "80", "--mask-share", "0"], "--mask-share 0: expected above 0"),
+        ("mlm", &good, &["--vocab", "80", "--context", "2"], "--context 2: expected at least 3"),
+        ("mlm", &good, &["--preset", "llama", "--vocab", "80"], "--objective mlm with a llama: expected bert"),
+        ("mlm", &bytes_only, &[], "byte 5 is not UTF-8"),
+        ("mlm", &empty, &[], "empty, expected text"),
+        ("mlm", &one, &["--vocab", "26"], "1 example, expected at least 2"),
+        ("lm", &good, &["--tokenizer", "wordpiece"], "--tokenizer wordpiece writes no text"),
+        ("lm", &good, &["--preset", "bert", "--vocab", "280"], "or --objective mlm"),
+        ("lm", &good, &["--decoder-layers", "2", "--vocab", "280"], "--decoder-layers 2: expected an encoder-decoder"),
+        ("seq2seq", &turns, &chars, "line 1: 2 turns, expected a source and its answer"),
+        ("seq2seq", &no_answer, &chars, "line 4: no answer: found \"abc\""),
+        ("seq2seq", &one_pair, &chars, "1 example, expected at least 2"),
+        ("seq2seq", &good, &chars, "line 1: no tab"),
+        ("seq2seq", &pairs, &["--vocab", "5000"], "--vocab 5000: the text supports"),
+        ("seq2seq", &words, &["--tokenizer", "chars", "--context", "2"], "none of 20 examples fits the context of 2"),
+        ("seq2seq", &pairs, &["--tokenizer", "chars", "--kv-heads", "1"], "--kv-heads 1: expected as many"),
+        (
+            "seq2seq",
+            &pairs,
+            &["--tokenizer", "chars", "--decoder-layers", "0"],
+            "--decoder-layers 0: expected at least",
+        ),
+    ] {
+        let mut command = thumbformer(&["train", "--dim", "16", "--objective", objective]);
+        let error = fail(command.arg(data).arg("-o").arg(&out).args(more));
+        assert!(error.contains("error: ") && error.contains(expected), "{expected}: {error}");
+        assert!(!out.exists(), "{expected}: something was written");
+    }
+    // What does not fit or is not known is counted.
+    let long = write(&folder, "long.txt", format!("{}the cat sees a dog sees my bird sees the moon.\n", text()));
+    let strange = write(&folder, "strange.txt", "the cat sees ☃.\na dog sees a ☃.\n☃\n");
+    let mut command = thumbformer(&["train", "--objective", "mlm", "--vocab", "80", "--steps", "1", "--dim", "16"]);
+    let (_, told) = succeed(command.args(["--context", "9", "--valid"]).arg(&strange).arg(&long).arg("-o").arg(&out));
+    assert!(told.contains("1 line longer than the context of 9 tokens: cut into 2 texts"), "{told}");
+    assert!(told.contains("3 words of the validation text are not in the vocabulary"), "{told}");
+    assert!(told.contains("1 line with nothing to hide: left out"), "{told}");
+    let pairs = write(&folder, "long.tsv", letters(20) + "abcdefabcdef\tfedcbafedcba\n");
+    let strange = write(&folder, "strange.tsv", "abxyc\tcba\n");
+    let out = folder.path().join("pairs");
+    let mut command =
+        thumbformer(&["train", "--objective", "seq2seq", "--steps", "1", "--dim", "16", "--context", "8"]);
+    let (_, told) = succeed(command.args(chars).arg("--valid").arg(&strange).arg(&pairs).arg("-o").arg(&out));
+    assert!(told.contains("1 of 21 examples are longer than the context of 8 tokens and were skipped"), "{told}");
+    assert!(told.contains("2 characters of the validation pairs are not in the vocabulary"), "{told}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn a_file_of_so_many_bytes() {
 fn a_board_with_the_whole_context() {
     let (note, summary) = fitted(&["--size", "fits:nRF5340", "--context", "256"], "dsp");
     let boards = summary["boards"].as_array().expect("boards");
-    let board = boards.iter().find(|board| board["name"] == "nrf5340-dk").expect("the board");
+    let board = boards.iter().find(|board| board["board"] == "nrf5340-dk").expect("the board");
     assert_eq!(board["verdict"], "fits", "{note}: {board}");
     // Flash decides: a tenth of it more would be too much.
     let bytes = summary["bytes"].as_u64().expect("bytes");

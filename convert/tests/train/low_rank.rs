@@ -73,7 +73,8 @@ fn a_killed_run_goes_on_bit_for_bit() {
     let init = folder.path().join("init");
     succeed(&mut train(&data, &init, &["--vocab", "270", "--steps", "5"]));
     let tune = |out: &Path| {
-        let mut command = thumbformer(&["train", "--lora", "4", "--lora-alpha", "4", "--steps", "200", "--every", "10"]);
+        let mut command =
+            thumbformer(&["train", "--lora", "4", "--lora-alpha", "4", "--steps", "200", "--every", "10"]);
         command.arg(&data).arg("-o").arg(out).arg("--init").arg(&init).args(["--batch", "4"]);
         command
     };

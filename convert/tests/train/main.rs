@@ -6,4 +6,5 @@ mod common;
 mod command;
 mod fitting;
 mod low_rank;
+mod rounding;
 mod steps;

@@ -35,6 +35,11 @@ impl Segments {
         self.0.last().map_or(0, |last| last.end)
     }
 
+    /// Tokens of the longest sequence.
+    pub fn longest(&self) -> usize {
+        self.0.iter().map(Range::len).max().unwrap_or(0)
+    }
+
     /// Each token's position in its sequence.
     pub fn positions(&self) -> Arc<[u32]> {
         self.0.iter().flat_map(|segment| 0..segment.len() as u32).collect()
@@ -264,6 +269,9 @@ impl CustomOp3 for Attention {
         }
         if self.queries.0.len() != self.keys.0.len() {
             bail!("attention of {} sequences to {}", self.queries.0.len(), self.keys.0.len());
+        }
+        if self.keys.0.iter().any(Range::is_empty) {
+            bail!("attention to a sequence of no tokens");
         }
         let sequences = self.sequences(argument(q, lq)?, argument(k, lk)?, argument(v, lv)?);
         let mut out = vec![0.0; of_q.0 * width];

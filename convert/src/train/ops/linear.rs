@@ -3,7 +3,7 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::{add, by_rows, gradient, sum_rows, values};
+use super::{add, by_rows, column_sums};
 
 /// `y = x·Wᵀ (+ b)`: `x` is `[tokens, in]`, `W` is `[out, in]`.
 #[derive(Clone, Copy, Debug)]
@@ -92,17 +92,6 @@ impl CustomOp3 for Linear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (dx, dw) = self.gradients(x, w, grad)?;
-        let (tokens, outputs) = grad.dims2()?;
-        let db = {
-            let grad = values(grad)?;
-            let grad = &*grad;
-            sum_rows(
-                tokens,
-                outputs,
-                #[inline(always)]
-                |row, sums| add(sums, &grad[row * outputs..][..outputs]),
-            )
-        };
-        Ok((dx, dw, gradient(db, b)?))
+        Ok((dx, dw, column_sums(b, grad)?))
     }
 }

@@ -29,7 +29,7 @@ pub use cross_entropy::CrossEntropy;
 pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use linear::Linear;
-pub use norm::{LayerNorm, RmsNorm};
+pub use norm::Norm;
 pub use quantize::Quantize;
 pub use rope::Rope;
 
@@ -124,6 +124,20 @@ fn sum_rows(rows: usize, width: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> 
         add(&mut total, &sums);
     }
     total
+}
+
+/// The gradient of a bias, which is added to each row of what `grad` is the gradient of.
+fn column_sums(bias: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+    let (rows, width) = grad.dims2()?;
+    let grad = values(grad)?;
+    let grad = &*grad;
+    let sums = sum_rows(
+        rows,
+        width,
+        #[inline(always)]
+        |row, sums| add(sums, &grad[row * width..][..width]),
+    );
+    gradient(sums, bias)
 }
 
 #[inline(always)]
