@@ -1,4 +1,4 @@
-//! `thumbformer train`: from a text to a model.
+//! `thumbformer train`: from a text or pairs to a model.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -15,10 +15,10 @@ use crate::train::run::{self, Observer};
 use crate::train::settings::Settings;
 use crate::{Error, Result};
 
-/// Train a model on a text, and write it as a Hugging Face folder
+/// Train a model on a text or on pairs, and write it as a Hugging Face folder
 #[derive(Args, Debug)]
 pub struct Arguments {
-    /// Text to train on: a file, or a folder of files
+    /// Text or pairs to train on: a file, or a folder of files
     #[arg(required_unless_present = "resume")]
     pub data: Option<PathBuf>,
     /// Folder to write; it must not exist or be empty

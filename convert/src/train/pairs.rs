@@ -1,4 +1,4 @@
-//! Requests and their answers: what a model is fine-tuned on.
+//! Requests, or sources, and their answers.
 //!
 //! A text file has `request<TAB>answer` lines, as `thumbformer eval --pairs` reads them. A file whose name ends in
 //! `.jsonl` has an object in each line: `{"prompt": …, "completion": …}`, or a conversation,

@@ -36,10 +36,10 @@ impl Beginning {
 
 /// The tensors that an architecture has, in a fixed order.
 #[derive(Clone, Debug, Default)]
-pub struct Layout(Vec<Tensorial>);
+pub struct Layout(Vec<Planned>);
 
 /// A tensor to be: its name, shape, and beginning.
-type Tensorial = (String, Vec<usize>, Beginning);
+type Planned = (String, Vec<usize>, Beginning);
 
 impl Layout {
     /// Names and shapes.
@@ -172,7 +172,7 @@ impl Parameters {
     /// # Errors
     /// None but candle's own.
     pub fn new(architecture: &Architecture, seed: u64) -> Result<Self> {
-        let begin = |(i, (name, shape, beginning)): (usize, Tensorial)| -> Result<Parameter> {
+        let begin = |(i, (name, shape, beginning)): (usize, Planned)| -> Result<Parameter> {
             let count = shape.iter().product();
             let values = match beginning {
                 Beginning::Ones => vec![1.0; count],
@@ -201,7 +201,7 @@ impl Parameters {
         };
         let first = stored("transformer.h.0.attn.c_attn.weight").and_then(|name| checkpoint.shape(&name));
         let is_nanogpt = first == Some(&[3 * architecture.dim, architecture.dim]);
-        let read = |(name, shape, _): Tensorial| -> Result<Parameter> {
+        let read = |(name, shape, _): Planned| -> Result<Parameter> {
             let (rows, cols) = (shape[0], shape.get(1).copied().unwrap_or(1));
             let mut values = vec![0.0; rows * cols];
             let transposed = is_nanogpt && name.contains(".h.") && shape.len() == 2;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::architecture::{Architecture, Preset};
 use super::batch::Batch;
@@ -90,8 +90,16 @@ pub fn start(
         // What it says of other things stays as it is, if it is Hugging Face's.
         Some(folder) if folder.join("config.json").is_file() => {
             let mut config = read_config(&folder.join("config.json"))?;
+            let own = family::config(&architecture, &marked);
+            let (was, is) = (&config["architectures"], &own["architectures"]);
+            if was != is {
+                if !was.is_null() {
+                    observer.note(&format!("the checkpoint is made for {was}, what comes out for {is}"));
+                }
+                config["architectures"] = is.clone();
+            }
             if settings.tokenizer.is_some() {
-                rename_tokens(&mut config, &family::config(&architecture, &marked));
+                rename_tokens(&mut config, &own);
             } else {
                 files.extend(read_beside(folder, &["generation_config.json"])?);
             }
@@ -99,7 +107,8 @@ pub fn start(
         }
         _ => family::config(&architecture, &marked),
     };
-    if !files.iter().any(|(name, _)| name == "tokenizer_config.json") {
+    let has = |name: &str| files.iter().any(|(file, _)| file == name);
+    if has("tokenizer.json") && !has("tokenizer_config.json") {
         let named = tokenizers.named(settings.objective, &marked)?;
         let is_bert = architecture.preset == Preset::Bert;
         files.push(("tokenizer_config.json".into(), folder::tokenizer_config(&named, architecture.context, is_bert)?));
@@ -154,7 +163,8 @@ fn find_marked(settings: &Settings, packed: &Packed, folder: Option<&Path>, voca
 
 fn read_config(path: &Path) -> Result<Value> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::format(path, e.to_string()))
+    let fields: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|e| Error::format(path, e.to_string()))?;
+    Ok(fields.into())
 }
 
 /// Gives the tokens that a configuration names the ids of another tokenizer.

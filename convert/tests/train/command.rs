@@ -522,6 +522,7 @@ fn encoders_and_encoder_decoders_of_others_are_fine_tuned_from_where_they_are() 
         let config = json(&String::from_utf8(bytes(&unchanged, "config.json")).expect("text"));
         if objective == "mlm" {
             assert_logits_of_encoder(&unchanged, &[2, 7, 4, 9, 3]);
+            assert_eq!(config["architectures"][0], "BertForMaskedLM");
             // What was there before, in the same order.
             let logits = |folder: &Path| {
                 let mut run = thumbformer(&["run", "--json", "--precision", "f32", "--ids", "2,7,4,9,3"]);
@@ -540,6 +541,19 @@ fn encoders_and_encoder_decoders_of_others_are_fine_tuned_from_where_they_are() 
         let loss = |line: usize| log.lines().nth(line).and_then(|line| line.split(',').nth(2)?.parse::<f32>().ok());
         assert!(loss(8) < loss(1), "{name}: {log}");
     }
+    // Of a checkpoint with other heads, the one for masked tokens is kept.
+    let init = folder.path().join("pretraining");
+    std::fs::create_dir(&init).expect("a folder");
+    std::fs::copy(super::common::model("bert").join("model.safetensors"), init.join("model.safetensors"))
+        .expect("copied");
+    let config = String::from_utf8(bytes(&super::common::model("bert"), "config.json")).expect("text");
+    std::fs::write(init.join("config.json"), config.replace("BertForMaskedLM", "BertForPreTraining")).expect("written");
+    let out = folder.path().join("masked");
+    let mut command = thumbformer(&["train", "--tokenizer", "chars", "--objective", "mlm", "--steps", "1", "--init"]);
+    let (_, told) = succeed(command.arg(&init).arg(&text).arg("-o").arg(&out));
+    assert!(told.contains("made for [\"BertForPreTraining\"], what comes out for [\"BertForMaskedLM\"]"), "{told}");
+    assert!(bytes(&out, "config.json").windows(15).any(|window| window == b"BertForMaskedLM"));
+
     let out = folder.path().join("out");
     for (name, objective, data, expected) in [
         ("marian", "seq2seq", &pairs, "field `decoder_attention_heads`: found 2, expected 4, as in the encoder"),
