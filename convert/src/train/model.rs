@@ -204,13 +204,9 @@ impl Pass<'_> {
             return q.apply_op3(k, v, attention);
         }
         let by_head = |x: &Tensor| x.apply_op1(Quantize::Features(a.head_dim));
-        // A decoder's keys are rounded without what they have in common.
-        let k = if causal {
-            let mean = k.detach().mean_keepdim(0)?;
-            by_head(&k.broadcast_sub(&mean)?)?.broadcast_add(&mean)?
-        } else {
-            by_head(k)?
-        };
+        // Keys are rounded without what they have in common: here in the batch, later in the converter's text.
+        let mean = k.detach().mean_keepdim(0)?;
+        let k = by_head(&k.broadcast_sub(&mean)?)?.broadcast_add(&mean)?;
         by_head(q)?.apply_op3(&k, &by_head(v)?, attention)
     }
 

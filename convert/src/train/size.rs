@@ -75,8 +75,9 @@ impl fmt::Display for Budget {
     }
 }
 
-/// Widths that are tried: whole groups, so that no scale is wasted.
-const WIDTHS: std::ops::RangeInclusive<usize> = 1..=64;
+/// Widths that are tried, in steps of half a group of columns.
+const WIDTHS: std::ops::RangeInclusive<usize> = 2..=128;
+const STEP: usize = 16;
 
 /// What a model of some sizes takes.
 struct Weighed {
@@ -87,7 +88,8 @@ struct Weighed {
 
 impl Budget {
     /// The most parameters that fit, in a shape between wide (a layer for 64 of width, at least four) and deep (one for
-    /// 32), with heads of 32 features, or of 16 in the narrowest. What the user chose stays.
+    /// 32, at least six), with heads of 32 features, or of 16 in narrow models and where 32 do not divide the width. What
+    /// the user chose stays.
     ///
     /// # Errors
     /// Not even the smallest fits; sizes that do not go together.
@@ -105,12 +107,16 @@ impl Budget {
             std::fs::write(&path, bytes).map_err(Error::io(&path))?;
         }
         let mut best: Option<(u64, Architecture)> = None;
-        let widths: Vec<usize> = sizes.dim.map_or_else(|| WIDTHS.map(|n| 32 * n).collect(), |dim| vec![dim]);
+        let widths: Vec<usize> = sizes.dim.map_or_else(|| WIDTHS.map(|n| STEP * n).collect(), |dim| vec![dim]);
         for dim in widths {
-            let usual = dim.div_ceil(64).max(4)..=dim.div_ceil(32).max(4);
+            let usual = dim.div_ceil(64).max(4)..=dim.div_ceil(32).max(6);
             let mut any = false;
             for layers in sizes.layers.map_or(usual, |layers| layers..=layers) {
-                let usual = dim.is_multiple_of(32).then_some(if dim < 64 { dim / 16 } else { dim / 32 });
+                let usual = match dim {
+                    64.. if dim.is_multiple_of(32) => Some(dim / 32),
+                    _ if dim.is_multiple_of(16) => Some(dim / 16),
+                    _ => None,
+                };
                 let sizes = Sizes { dim: Some(dim), layers: Some(layers), heads: sizes.heads.or(usual), ..sizes };
                 let architecture = Architecture::new(preset, sizes, vocab)?;
                 let Weighed { parameters, lacking } = self.weigh(&architecture, marked, folder.path())?;
