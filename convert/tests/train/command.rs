@@ -293,6 +293,12 @@ fn characters_have_tokens_around_requests_too() {
     let report = json(&report);
     assert_eq!(report["prompt_ids"], serde_json::json!([1, 3, 4, 5, 2]));
     assert_eq!(report["ended"], "end_token", "{report}");
+    // What the characters are not is counted, in requests and in answers.
+    let strange = write(&folder, "strange.tsv", "axb\tbya\nz\ta\n");
+    let out = folder.path().join("strange");
+    let mut command = thumbformer(&["train", "--objective", "sft", "--tokenizer", "chars", "--steps", "1", "--valid"]);
+    let (_, told) = succeed(command.arg(&strange).arg(&data).arg("-o").arg(&out));
+    assert!(told.contains("3 characters of the validation pairs are not in the vocabulary"), "{told}");
 }
 
 #[test]
