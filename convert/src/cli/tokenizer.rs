@@ -1,7 +1,7 @@
 //! `thumbformer tokenizer train|show`: vocabularies made from texts, and a look into them.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -10,8 +10,9 @@ use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
 use super::{counted, say, tell};
 use crate::config::Config;
 use crate::output::Output;
-use crate::tokenizer::{encode, load, piece};
-use crate::train::{corpus, vocabulary};
+use crate::tokenizer::{encode, load, load_bytes, piece};
+use crate::train::corpus;
+use crate::train::vocabulary::{self, Kind, Markup};
 use crate::{Error, Result};
 
 /// Make a tokenizer from a text, or look into one
@@ -27,7 +28,7 @@ enum Action {
     Show(Show),
 }
 
-/// Learn byte-level BPE from a text, and write it as tokenizer.json
+/// Learn a vocabulary from a text, and write it as tokenizer.json
 #[derive(Args, Debug)]
 struct Train {
     /// Text to learn from: a file, or a folder of files
@@ -35,11 +36,14 @@ struct Train {
     /// File to write
     #[arg(short, long, value_name = "FILE", default_value = "tokenizer.json")]
     output: PathBuf,
-    /// Tokens of the vocabulary
+    /// What tokens are
+    #[arg(long, value_enum, default_value = "bpe")]
+    kind: Kind,
+    /// Tokens of the vocabulary; of chars, as many as there are
     #[arg(long, value_name = "N", default_value_t = 512)]
     vocab: usize,
-    /// A token that stands for no text, such as `<|end|>`; as often as there are
-    #[arg(long, value_name = "TOKEN", default_values_t = [vocabulary::END.to_owned()])]
+    /// Of bpe, a token that stands for no text, such as `<|end|>`; as often as there are [default: <|endoftext|>]
+    #[arg(long, value_name = "TOKEN")]
     special: Vec<String>,
     /// Replace the file if it exists
     #[arg(long)]
@@ -74,14 +78,27 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 fn learn(train: &Train) -> Result<()> {
     let documents = corpus::read(&train.text)?;
-    let special: Vec<&str> = train.special.iter().map(String::as_str).collect();
     let texts = documents.iter().map(|document| document.text.as_str());
-    let made = vocabulary::train_bpe(texts, train.vocab, &special, None)?;
+    let special: Vec<&str> = train.special.iter().map(String::as_str).collect();
+    let made = match (train.kind, special.as_slice()) {
+        (Kind::Bpe, []) => vocabulary::make(train.kind, texts, train.vocab, &Markup::TEXT)?,
+        (Kind::Bpe, special) => vocabulary::train_bpe(texts, train.vocab, special, None)?,
+        (Kind::Wordpiece, []) => vocabulary::make(train.kind, texts, train.vocab, &Markup::MASKED)?,
+        (Kind::Chars, []) => vocabulary::make(train.kind, texts, train.vocab, &Markup::NONE)?,
+        (_, _) => {
+            return Err(Error::Usage("--special: expected --kind bpe, other kinds have tokens of their own".into()));
+        }
+    };
+    let vocab = load_bytes(Path::new("tokenizer.json"), made.as_bytes())?.vocab;
     let mut output = Output::create(&train.output, train.force)?;
     output.file().write_all(made.as_bytes()).map_err(Error::io(&train.output))?;
     output.commit()?;
-    let (file, vocab, merges) = (train.output.display(), train.vocab, train.vocab - 256 - special.len());
-    say!("{file}: {vocab} tokens, {merges} merges; `thumbformer tokenizer show {file}` shows them")
+    let file = train.output.display();
+    if train.kind == Kind::Bpe {
+        let merges = vocab as usize - 256 - special.len().max(1);
+        return say!("{file}: {vocab} tokens, {merges} merges; `thumbformer tokenizer show {file}` shows them");
+    }
+    say!("{file}: {vocab} tokens; `thumbformer tokenizer show {file} TEXT` cuts a text into them")
 }
 
 fn show_merges(show: &Show) -> Result<()> {

@@ -80,11 +80,14 @@ impl<'t> Counting<'t> {
     pub fn encode(&mut self, text: &str, around: bool) -> Result<Vec<u32>> {
         let options = EncodeOptions { add_special_tokens: around, ..EncodeOptions::default() };
         let ids = encode(&self.tokenizer, text, options)?;
+        let (before, after) = self.tokenizer.template();
+        let (before, after) = if around { (before.count(), after.count()) } else { (0, 0) };
+        let inside = ids.get(before..ids.len().saturating_sub(after)).unwrap_or_default();
         self.count += match self.tokenizer.header().unknown {
-            Some(unknown) => ids.iter().filter(|&&id| id == unknown).count(),
+            Some(unknown) => inside.iter().filter(|&&id| id == unknown).count(),
             None => {
                 let characters = |text: &str| text.chars().filter(|&c| c != '\u{fffd}').count();
-                characters(text).saturating_sub(characters(&decode(&self.tokenizer, &ids, around)))
+                characters(text).saturating_sub(characters(&decode(&self.tokenizer, inside, false)))
             }
         };
         Ok(ids)

@@ -1,9 +1,9 @@
 //! Training: from a text to a Hugging Face checkpoint, on a plain CPU.
 //!
-//! [`run`](mod@run) is a whole run; [`data`] makes examples of files; [`trainer`] is the steps; [`model`] is the forward
-//! pass, which [`family`] spells out for each architecture, made of [`ops`] whose gradients candle's tape puts together.
-//! What is drawn at random follows from the seed and the step's number alone, so a run that is resumed has the bits of one
-//! that was never interrupted.
+//! [`run`](mod@run) is a whole run; [`data`] makes examples of files; [`trainer`] is the steps; [`model`] is the
+//! forward pass, which [`family`] spells out for each architecture, made of [`ops`] whose gradients candle's tape puts
+//! together. What is drawn at random follows from the seed and the step's number alone, so a run that is resumed has
+//! the bits of one that was never interrupted.
 //!
 //! Not for models that take a GPU to train: everything is f32 on the CPU.
 //!

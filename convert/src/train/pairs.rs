@@ -87,8 +87,7 @@ fn json_turns(line: &str) -> Result<Vec<(String, String)>, String> {
 }
 
 /// The tokens of a conversation: each request inside the tokenizer's prompt format, each answer with the token `end`.
-/// Predictions of answers count 1, those of requests `prompt_weight`;
-/// what answers have that the vocabulary does not is counted.
+/// Predictions of answers count 1, those of requests `prompt_weight`.
 ///
 /// # Errors
 /// A text cannot be tokenized.
@@ -101,6 +100,8 @@ pub fn sequence(
 ) -> Result<Sequence> {
     let (mut ids, mut weights) = (Vec::new(), Vec::new());
     for (request, answer) in &conversation.turns {
+        // Without what stands around it, to count what is not known.
+        counting.encode(request, false)?;
         ids.extend(encode_prompt(tokenizer, request)?);
         weights.resize(ids.len(), prompt_weight);
         ids.extend(counting.encode(answer, false)?);

@@ -355,3 +355,48 @@ fn empty_file(special: &[&str]) -> Value {
         "model": null,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use thumbformer::tokenizer::EncodeOptions;
+
+    use super::*;
+    use crate::tokenizer::{decode, encode, load_bytes};
+
+    /// Neighbours in hug (3), HÜG (1), hugs (1), pug (2), by hand: u g 7 times, h u 5, then h ug 5, p ug 2, hug s once.
+    const WORDS: [&str; 2] = ["hug hug HÜG pug", "hugs\npug hug"];
+
+    #[test]
+    fn word_pieces_are_merged_by_frequency_and_cut_words_that_were_never_seen() {
+        let made = make(Kind::Wordpiece, WORDS.into_iter(), 18, &Markup::MASKED).unwrap();
+        let file: Value = serde_json::from_str(&made).unwrap();
+        let mut pieces: Vec<(u64, &str)> = file["model"]["vocab"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(piece, id)| (id.as_u64().unwrap(), &**piece))
+            .collect();
+        pieces.sort_unstable();
+        let pieces: Vec<&str> = pieces.into_iter().map(|(_, piece)| piece).collect();
+        let [special, characters, merges] = [&pieces[..5], &pieces[5..15], &pieces[15..]];
+        assert_eq!(special, Markup::MASKED.names());
+        assert_eq!(characters, ["g", "h", "p", "s", "u", "##g", "##h", "##p", "##s", "##u"]);
+        assert_eq!(merges, ["##ug", "hug", "pug"]);
+
+        let packed = load_bytes(std::path::Path::new("tokenizer.json"), made.as_bytes()).unwrap();
+        let tokenizer = packed.tokenizer().unwrap();
+        let ids = encode(&tokenizer, "Pugs [MASK] shp", EncodeOptions::default()).unwrap();
+        assert_eq!(ids, [2, 17, 13, 4, 8, 11, 12, 3]);
+        assert_eq!(decode(&tokenizer, &ids, true), "pugs shp");
+        assert_eq!(encode(&tokenizer, "x", EncodeOptions::default()).unwrap(), [2, 1, 3]);
+    }
+
+    #[test]
+    fn a_vocabulary_has_room_for_characters_and_no_more_pieces_than_the_text_supports() {
+        let make = |vocab| make(Kind::Wordpiece, WORDS.into_iter(), vocab, &Markup::MASKED);
+        let error = make(14).unwrap_err().to_string();
+        assert!(error.contains("at least 15, for 5 special tokens and 5 characters in two places each"), "{error}");
+        let error = make(19).unwrap_err().to_string();
+        assert!(error.contains("--vocab 19: the text supports 18 tokens at most"), "{error}");
+    }
+}

@@ -293,6 +293,12 @@ fn characters_have_tokens_around_requests_too() {
     let report = json(&report);
     assert_eq!(report["prompt_ids"], serde_json::json!([1, 3, 4, 5, 2]));
     assert_eq!(report["ended"], "end_token", "{report}");
+    // What the characters are not is counted, in requests and in answers.
+    let strange = write(&folder, "strange.tsv", "axb\tbya\nz\ta\n");
+    let out = folder.path().join("strange");
+    let mut command = thumbformer(&["train", "--objective", "sft", "--tokenizer", "chars", "--steps", "1", "--valid"]);
+    let (_, told) = succeed(command.arg(&strange).arg(&data).arg("-o").arg(&out));
+    assert!(told.contains("3 characters of the validation pairs are not in the vocabulary"), "{told}");
 }
 
 #[test]
@@ -700,4 +706,16 @@ fn a_tokenizer_is_learned_and_shown() {
     assert_eq!((shown.as_str(), told.trim()), ("est|\\n\n", "2 tokens for 4 characters"));
     let error = fail(thumbformer(&["tokenizer", "train", "--vocab", "265", "-o"]).arg(&file).arg(&data));
     assert!(error.contains("exists: use --force"), "{error}");
+
+    for (kind, tokens, cut) in [("wordpiece", "32 tokens;", "low\n"), ("chars", "12 tokens;", "l|o|w\n")] {
+        let file = folder.path().join(format!("{kind}.json"));
+        let mut command = thumbformer(&["tokenizer", "train", "--vocab", "32", "--kind", kind, "-o"]);
+        let (said, _) = succeed(command.arg(&file).arg(&data));
+        assert!(said.contains(tokens), "{said}");
+        let (shown, _) = succeed(thumbformer(&["tokenizer", "show"]).arg(&file).arg("low"));
+        assert_eq!(shown, cut);
+    }
+    let more = ["tokenizer", "train", "--kind", "chars", "--special", "<s>", "-o"];
+    let error = fail(thumbformer(&more).arg(folder.path().join("none.json")).arg(&data));
+    assert!(error.contains("--special: expected --kind bpe"), "{error}");
 }

@@ -9,8 +9,9 @@ use thumbformer::math::{exp, max, sum};
 use super::{argument, by_rows, gradient, result, rows_at_a_time, values, vectorized};
 
 /// Σ wᵢ·((1 − ε)·(−log p(target)) + ε·mean(−log p)) / norm, over the rows of logits `[tokens, vocabulary]`: the
-/// cross-entropy to targets of which ε is spread evenly over the vocabulary (Szegedy et al., 2016), as the first transformer
-/// was trained. The divergence KL(target || p) is less by the targets' entropy, which is constant: its gradient is the same.
+/// cross-entropy to targets of which ε is spread evenly over the vocabulary (Szegedy et al., 2016), as the first
+/// transformer was trained. The divergence KL(target || p) is less by the targets' entropy, which is constant: its
+/// gradient is the same.
 #[derive(Clone, Debug)]
 pub struct CrossEntropy {
     /// What each row should predict.
