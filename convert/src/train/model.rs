@@ -8,7 +8,7 @@ use super::architecture::{Architecture, Preset};
 use super::batch::Batch;
 use super::family;
 use super::ops::{
-    Activate, Attention, CrossEntropy, Dropout, Embedding, Gated, Linear, Norm, Quantize, Rope, Segments,
+    Activate, Attention, CrossEntropy, Dropout, Embedding, Gated, Linear, Norm, Quantize, Residual, Rope, Segments,
 };
 use super::parameters::Parameters;
 use crate::random::SplitMix64;
@@ -133,6 +133,21 @@ impl Pass<'_> {
         self.apply(Linear { transposed: true }, name, x)
     }
 
+    /// Linear layers that are stored side by side as one, `[in, N·out]`.
+    pub fn transposed_linears<const N: usize>(&self, name: &str, x: &Tensor) -> Result<[Tensor; N]> {
+        let weight = self.parameters.get(&format!("{name}.weight"))?;
+        let bias = self.parameters.find(&format!("{name}.bias"))?;
+        let width = weight.dim(1)? / N;
+        // One after the other: cut from a common result, their gradients would be put together from zeros.
+        let mut parts = Vec::with_capacity(N);
+        for i in 0..N {
+            let weight = weight.narrow(1, i * width, width)?;
+            let bias = bias.as_ref().map(|bias| bias.narrow(0, i * width, width)).transpose()?;
+            parts.push(self.product(Linear { transposed: true }, x, weight, bias)?);
+        }
+        parts.try_into().map_err(|_| candle_core::Error::Msg(format!("{name}: not {N} layers")))
+    }
+
     fn apply(&self, linear: Linear, name: &str, x: &Tensor) -> Result<Tensor> {
         let weight = self.parameters.get(&format!("{name}.weight"))?;
         self.product(linear, x, weight, self.parameters.find(&format!("{name}.bias"))?)
@@ -218,9 +233,14 @@ impl Pass<'_> {
         }
     }
 
+    /// The residual stream `x` with a sublayer's output `h`, behind dropout.
+    pub fn add(&mut self, x: Tensor, h: Tensor) -> Result<Tensor> {
+        x.apply_op2(&h, Residual { dropout: self.mask() })
+    }
+
     /// What comes behind a sublayer: dropout of its output `h`, the sum with its input, layer normalization.
     pub fn add_and_norm(&mut self, name: &str, x: Tensor, h: Tensor) -> Result<Tensor> {
-        let sum = (x + self.dropout(h)?)?;
+        let sum = self.add(x, h)?;
         self.layer_norm(name, &sum)
     }
 

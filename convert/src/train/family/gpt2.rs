@@ -111,19 +111,17 @@ pub(super) fn logits(pass: &mut Pass<'_>, batch: &Batch) -> Result<Tensor> {
     let places = pass.rows("transformer.wpe", &text.segments.positions())?;
     let embedded = (pass.rows("transformer.wte", &text.ids)? + places)?;
     let mut x = pass.dropout(embedded)?;
-    let d = pass.architecture.dim;
     for i in 0..pass.architecture.layers {
         let block = |name: &str| format!("transformer.h.{i}.{name}");
         let h = pass.layer_norm(&block("ln_1"), &x)?;
-        let qkv = pass.transposed_linear(&block("attn.c_attn"), &h)?;
-        let part = |i: usize| qkv.narrow(1, i * d, d)?.contiguous();
-        let h = pass.attention([&part(0)?, &part(1)?, &part(2)?], [&text.segments, &text.segments], true)?;
+        let [q, k, v] = pass.transposed_linears(&block("attn.c_attn"), &h)?;
+        let h = pass.attention([&q, &k, &v], [&text.segments, &text.segments], true)?;
         let h = pass.transposed_linear(&block("attn.c_proj"), &h)?;
-        x = (x + pass.dropout(h)?)?;
+        x = pass.add(x, h)?;
         let h = pass.layer_norm(&block("ln_2"), &x)?;
         let h = pass.activate(&pass.transposed_linear(&block("mlp.c_fc"), &h)?)?;
         let h = pass.transposed_linear(&block("mlp.c_proj"), &h)?;
-        x = (x + pass.dropout(h)?)?;
+        x = pass.add(x, h)?;
     }
     let x = pass.layer_norm("transformer.ln_f", &x)?;
     pass.head(["lm_head.weight", "transformer.wte.weight"], None, &x)

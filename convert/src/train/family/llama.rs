@@ -115,11 +115,11 @@ pub(super) fn logits(pass: &mut Pass<'_>, batch: &Batch) -> Result<Tensor> {
         let v = pass.linear(&block("self_attn.v_proj"), &h)?;
         let h = pass.attention([&q, &k, &v], [&text.segments, &text.segments], true)?;
         let h = pass.linear(&block("self_attn.o_proj"), &h)?;
-        x = (x + pass.dropout(h)?)?;
+        x = pass.add(x, h)?;
         let h = pass.rms_norm(&block("post_attention_layernorm"), &x)?;
         let (gate, up) = (pass.linear(&block("mlp.gate_proj"), &h)?, pass.linear(&block("mlp.up_proj"), &h)?);
         let h = pass.linear(&block("mlp.down_proj"), &pass.gated(&gate, &up)?)?;
-        x = (x + pass.dropout(h)?)?;
+        x = pass.add(x, h)?;
     }
     let x = pass.rms_norm("model.norm", &x)?;
     pass.head(["lm_head.weight", "model.embed_tokens.weight"], None, &x)

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use thumbformer::math::{exp, max, sum};
 
 use super::quantize::round;
-use super::{Dropout, argument, axpy, dot, gradient, result, values, vectorized};
+use super::{Dropout, add_rows, argument, axpy, dot, gradient, result, values, vectorized};
 use crate::quantize::absmax;
 
 /// Positions that the runtime's attention takes at a time.
@@ -136,9 +136,8 @@ impl Attention {
     #[inline(always)]
     fn probabilities(&self, q: &[f32], keys: &[f32], tokens: usize, p: &mut [f32]) {
         p.fill(0.0);
-        for (q, keys) in q.iter().zip(keys.chunks_exact(tokens)) {
-            axpy(p, q * self.scale, keys);
-        }
+        add_rows(p, q, keys, tokens);
+        p.iter_mut().for_each(|score| *score *= self.scale);
         let largest = max(p, f32::NEG_INFINITY, |x| x);
         for x in p.iter_mut() {
             *x = exp(*x - largest);
@@ -199,9 +198,7 @@ impl Attention {
                     if self.quantized {
                         self.round(p, &scales);
                     }
-                    for (p, v) in p.iter().zip(v.chunks_exact(kv_width)) {
-                        axpy(out, *p, &v[kv * d..][..d]);
-                    }
+                    add_rows(out, p, &v[kv * d..], kv_width);
                 }
             }
         }
@@ -227,21 +224,18 @@ impl Attention {
                     let (p, dp) = (&mut p[..seen], &mut dp[..seen]);
                     self.probabilities(q, &keys, tokens, p);
                     dp.fill(0.0);
-                    for (grad, values) in grad.iter().zip(values.chunks_exact(tokens)) {
-                        axpy(dp, *grad, values);
-                    }
+                    add_rows(dp, grad, &values, tokens);
                     for (j, (p, dp)) in p.iter().zip(dp.iter_mut()).enumerate() {
                         let kept = self.dropout.map_or(1.0, |dropout| self.kept(dropout, head, first + i, j));
                         *dp *= kept;
                         axpy(&mut dv[j * kv_width + kv * d..][..d], p * kept, grad);
                     }
                     let mean = dot(p, dp);
-                    for (j, (p, dp)) in p.iter().zip(dp.iter()).enumerate() {
-                        let ds = self.scale * p * (dp - mean);
-                        let at = j * kv_width + kv * d;
-                        axpy(dq, ds, &k[at..][..d]);
-                        axpy(&mut dk[at..][..d], ds, q);
+                    for (j, (p, ds)) in p.iter().zip(dp.iter_mut()).enumerate() {
+                        *ds = self.scale * p * (*ds - mean);
+                        axpy(&mut dk[j * kv_width + kv * d..][..d], *ds, q);
                     }
+                    add_rows(dq, dp, &k[kv * d..], kv_width);
                 }
             }
         }

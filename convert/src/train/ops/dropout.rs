@@ -25,7 +25,7 @@ impl Dropout {
         if uniform < self.p { 0.0 } else { 1.0 / (1.0 - self.p) }
     }
 
-    fn mask(self, x: &[f32]) -> Vec<f32> {
+    pub(super) fn mask(self, x: &[f32]) -> Vec<f32> {
         let mut y = vec![0.0; x.len()];
         by_rows(
             &mut y,

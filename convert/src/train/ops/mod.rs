@@ -16,6 +16,7 @@ mod embedding;
 mod linear;
 mod norm;
 mod quantize;
+mod residual;
 mod rope;
 
 use std::ops::{Deref, Range};
@@ -31,6 +32,7 @@ pub use embedding::Embedding;
 pub use linear::Linear;
 pub use norm::Norm;
 pub use quantize::Quantize;
+pub use residual::Residual;
 pub use rope::Rope;
 
 /// Elements that a thread works on at a time, at least: less is not worth waking it.
@@ -152,6 +154,22 @@ fn add(to: &mut [f32], x: &[f32]) {
 fn axpy(to: &mut [f32], a: f32, x: &[f32]) {
     for (to, x) in to.iter_mut().zip(x) {
         *to += a * x;
+    }
+}
+
+/// `to += Σ aᵢ·xᵢ`: rows that begin `stride` apart in `rows`, as many as there are factors, four at a time.
+#[inline(always)]
+fn add_rows(to: &mut [f32], factors: &[f32], rows: &[f32], stride: usize) {
+    let width = to.len();
+    let (fours, rest) = factors.as_chunks::<4>();
+    for (i, &[a, b, c, d]) in fours.iter().enumerate() {
+        let row = |j: usize| &rows[(4 * i + j) * stride..][..width];
+        for ((((to, x), y), z), w) in to.iter_mut().zip(row(0)).zip(row(1)).zip(row(2)).zip(row(3)) {
+            *to += (a * x + b * y) + (c * z + d * w);
+        }
+    }
+    for (i, a) in rest.iter().enumerate() {
+        axpy(to, *a, &rows[(4 * fours.len() + i) * stride..][..width]);
     }
 }
 
