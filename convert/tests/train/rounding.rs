@@ -18,7 +18,7 @@ fn trained(folder: &Path, prompt: &[u32], rounding: Option<Rounding>) -> Vec<f32
     let mut model = Model::new(architecture, parameters);
     model.rounding = rounding;
     let ids: Vec<u32> = prompt.iter().copied().chain([0]).collect();
-    let batch = Batch::next_token([(ids.as_slice(), vec![1.0; prompt.len()].as_slice())].into_iter());
+    let batch = Batch::next_token([(ids.as_slice(), vec![1.0; prompt.len()].as_slice())]);
     let logits = model.logits(&batch, Regularization::default()).expect("logits");
     logits.to_vec2().expect("rows").pop().expect("the last")
 }
