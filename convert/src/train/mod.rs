@@ -5,6 +5,9 @@
 //! together. What is drawn at random follows from the seed and the step's number alone, so a run that is resumed has
 //! the bits of one that was never interrupted.
 //!
+//! A checkpoint can be fine-tuned whole, or by changes of low rank ([`parameters::LowRank`]); with the rounding of the
+//! runtime or without ([`model::Rounding`]); and [`size`] finds what fits a board.
+//!
 //! Not for models that take a GPU to train: everything is f32 on the CPU.
 //!
 //! # Why candle, and why operations of its own
