@@ -112,7 +112,8 @@ pub enum BlobError {
         /// The tensor's index in the table.
         index: u32,
     },
-    /// A vector holds an infinity or something that is not a number.
+    /// A vector holds an infinity or something that is not a number, or a frequency above
+    /// [`MAX_FREQUENCY`](crate::arch::MAX_FREQUENCY).
     Value {
         /// The tensor's index in the table.
         index: u32,
@@ -149,7 +150,7 @@ impl core::fmt::Display for BlobError {
                 write!(f, "tensor {index}: `{field}` differs from what the architecture calls for")
             }
             BlobError::Scale { index } => write!(f, "tensor {index}: a scale is negative or not finite"),
-            BlobError::Value { index } => write!(f, "tensor {index}: a value is not finite"),
+            BlobError::Value { index } => write!(f, "tensor {index}: a value is not finite, or too large a frequency"),
             BlobError::Tokenizer(e) => write!(f, "tokenizer: {e}"),
             BlobError::Source { field } => write!(f, "the encoder's `{field}` does not go with the decoder"),
         }
