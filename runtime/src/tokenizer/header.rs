@@ -207,6 +207,8 @@ impl Header {
     ///
     /// # Errors
     /// [`TokenizerError::Magic`], or [`TokenizerError::Field`] for a value without a meaning.
+    // Inlined, it would be moved field by field.
+    #[inline(never)]
     pub fn read(bytes: &[u8; HEADER_LEN]) -> Result<Self, TokenizerError> {
         let [m0, m1, m2, m3, kind, split, digits, prefix, missing, invalid, strip, zero, ..] = *bytes;
         if [m0, m1, m2, m3] != MAGIC {
