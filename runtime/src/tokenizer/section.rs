@@ -186,7 +186,7 @@ impl<'a> Ids<'a> {
 pub(super) struct Section<'a> {
     pub(super) header: Header,
     /// In the order of [`Table::ALL`].
-    tables: [Ids<'a>; TABLES],
+    tables: [&'a [u8]; TABLES],
     /// The entries of [`Table::Merges`] that begin with [`Table::Continuation`].
     pub(super) continuing: (usize, usize),
     /// Added tokens matched in the raw text, then the normalized ones.
@@ -232,7 +232,7 @@ impl<'a> Section<'a> {
             // The sum of all lengths is the section's, so each fits and the split cannot fail.
             let (bytes, tail) = rest.split_at_checked(count as usize * usize::from(width)).unwrap_or_default();
             rest = tail;
-            Ids { bytes, wide: width == 4 }
+            bytes
         });
         let class = |ids, flags| Added { ids, flags, first_bytes: [0; 8] };
         let no_tokens = class(Ids::default(), &[]);
@@ -258,13 +258,13 @@ impl<'a> Section<'a> {
 
     /// A table of ids or offsets.
     pub(super) fn ids(&self, table: Table) -> Ids<'a> {
-        // Tables are numbered from 0: there is one for each.
-        self.tables[table as usize]
+        Ids { bytes: self.bytes(table), wide: self.header.width(table) == 4 }
     }
 
     /// A table of something else.
     pub(super) fn bytes(&self, table: Table) -> &'a [u8] {
-        self.ids(table).bytes
+        // Tables are numbered from 0: there is one for each.
+        self.tables[table as usize]
     }
 
     /// What text goes through before added tokens of the second class are looked for.
