@@ -378,7 +378,7 @@ impl<'a> Model<'a> {
         let end = placement(&header.arch, header.packing, header.tokenizer_len).last().map_or(0, |p| p.end());
         let end = match header.source_len {
             0 => end,
-            len => align(end).checked_add(len).unwrap_or(u64::MAX),
+            len => align(end).saturating_add(len),
         };
         check_length(end, found)?;
         model.order = Order::new(&model.header.arch);

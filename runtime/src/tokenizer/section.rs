@@ -328,9 +328,9 @@ impl<'a> Section<'a> {
             return contradicts("pair", header.pair);
         }
         if header.kind == Kind::WordPiece {
-            let whole = (0, self.ids(Table::Merges).len());
-            let narrow = |range, (depth, &byte): (usize, &u8)| self.narrow(self.ids(Table::Merges), range, depth, byte);
-            self.continuing = self.bytes(Table::Continuation).iter().enumerate().fold(whole, narrow);
+            let merges = self.ids(Table::Merges);
+            let narrow = |range, (depth, &byte): (usize, &u8)| self.narrow(merges, range, depth, byte);
+            self.continuing = self.bytes(Table::Continuation).iter().enumerate().fold(self.all(), narrow);
         }
         Ok(())
     }
@@ -464,10 +464,8 @@ impl<'a> Section<'a> {
     /// A token's bytes; empty for ids beyond the vocabulary.
     pub(super) fn token(&self, id: u32) -> &'a [u8] {
         let index = id as usize;
-        let (Some(start), Some(end)) = (self.ids(Table::Offsets).get(index), self.ids(Table::Offsets).get(index + 1))
-        else {
-            return &[];
-        };
+        let offsets = self.ids(Table::Offsets);
+        let (Some(start), Some(end)) = (offsets.get(index), offsets.get(index + 1)) else { return &[] };
         self.bytes(Table::Bytes).get(start as usize..end as usize).unwrap_or_default()
     }
 
@@ -478,14 +476,16 @@ impl<'a> Section<'a> {
 
     /// The token of these bytes that merging can produce (or a symbol of its own), and its priority: lower goes first.
     pub(super) fn find(&self, bytes: &[u8]) -> Option<(u32, u32)> {
-        let index = self.ids(Table::Merges).search(|id| self.token(id).cmp(bytes))?;
-        let id = self.ids(Table::Merges).get(index)?;
+        let merges = self.ids(Table::Merges);
+        let index = merges.search(|id| self.token(id).cmp(bytes))?;
+        let id = merges.get(index)?;
         Some((id, if self.header.ranks { self.ids(Table::Ranks).get(index)? } else { id }))
     }
 
     /// The token that stands for a whole word.
     pub(super) fn find_word(&self, word: &[u8]) -> Option<u32> {
-        let whole = || self.ids(Table::Words).get(self.ids(Table::Words).search(|id| self.token(id).cmp(word))?);
+        let words = self.ids(Table::Words);
+        let whole = || words.get(words.search(|id| self.token(id).cmp(word))?);
         self.find(word).map(|(id, _)| id).or_else(whole)
     }
 
@@ -507,12 +507,13 @@ impl<'a> Section<'a> {
         text: &[u8],
         mut found: impl FnMut(usize, u32),
     ) {
+        let merges = self.ids(Table::Merges);
         for (at, &byte) in text.iter().enumerate() {
-            range = self.narrow(self.ids(Table::Merges), range, skip + at, byte);
+            range = self.narrow(merges, range, skip + at, byte);
             if range.0 == range.1 {
                 return;
             }
-            if let Some(id) = self.ids(Table::Merges).get(range.0).filter(|&id| self.token(id).len() == skip + at + 1) {
+            if let Some(id) = merges.get(range.0).filter(|&id| self.token(id).len() == skip + at + 1) {
                 found(at + 1, id);
             }
         }
