@@ -15,6 +15,7 @@ pub mod clock;
 mod fault;
 pub mod input;
 pub mod memory;
+mod memory_functions;
 #[cfg_attr(feature = "model-in-flash", path = "model/in_flash.rs")]
 #[cfg_attr(not(feature = "model-in-flash"), path = "model/embedded.rs")]
 pub mod model;

@@ -202,7 +202,8 @@ pub enum Role {
     TokenEmbedding = 0,
     /// Matrix `context × dim`.
     PositionEmbedding = 1,
-    /// Vector `rotary_dim / 2`: radians per position of each rotated pair, scaling rules applied.
+    /// Vector `rotary_dim / 2`: radians per position of each rotated pair, scaling rules applied; [`MAX_FREQUENCY`] at most,
+    /// either way.
     RopeFrequencies = 2,
     /// Matrix `token_types × dim`.
     TokenTypeEmbedding = 3,
@@ -302,6 +303,11 @@ impl Role {
         !computed && !self.is_key_mean() && !matches!(self, Role::RelativeBias)
     }
 
+    /// The largest absolute value that a vector of this role may hold.
+    pub const fn largest(self) -> f32 {
+        if matches!(self, Role::RopeFrequencies | Role::WindowRopeFrequencies) { MAX_FREQUENCY } else { f32::MAX }
+    }
+
     /// Whether it is what keys are centred by.
     pub const fn is_key_mean(self) -> bool {
         matches!(self, Role::KeyMean | Role::CrossKeyMean)
@@ -394,6 +400,9 @@ pub const MAX_CONTEXT: u32 = 1 << 20;
 pub const MAX_TOKEN_TYPES: u32 = 255;
 /// Largest distance that relative positions tell apart: the vector of all heads' stays below 2³² values.
 pub const MAX_RELATIVE_DISTANCE: u32 = 16_384;
+/// Largest frequency of a rotated pair, in radians per position. The largest angle is 2²⁸ then: sine and cosine of larger
+/// ones take arithmetic of a thousand bits, and rotate by chance, because an f32 there is off by whole turns.
+pub const MAX_FREQUENCY: f32 = 256.0;
 /// Largest number of layers.
 pub const MAX_LAYERS: u32 = 4_096;
 
@@ -866,7 +875,7 @@ impl Iterator for Tensors<'_> {
 }
 
 /// Where tensors stand in [`Arch::tensors`]: counted once, because a token asks for all of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Order {
     /// Tensors before the layers.
     before: u32,

@@ -224,6 +224,8 @@ impl<'m, 'b> Session<'m, 'b> {
     ///
     /// # Errors
     /// A buffer that is too small; a plan for another model.
+    // Compiled as this crate is, not as the one that calls it.
+    #[inline(never)]
     pub fn new(
         model: Model<'m>,
         plan: &Plan,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use thumbformer::arch::{Activation, Kind, Norm, Position, Role, Wiring};
+use thumbformer::arch::{Activation, Kind, MAX_FREQUENCY, Norm, Position, Role, Wiring};
 use thumbformer::blob::header::{Header, Pooling};
 use thumbformer::blob::placement;
 use thumbformer::kernel::pool::Pool;
@@ -273,6 +273,22 @@ fn numbers_that_are_none_are_refused() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn frequencies_are_bounded() {
+    let frequencies = PLACES[1].offset;
+    for value in [MAX_FREQUENCY.next_up(), -1e30] {
+        assert_eq!(refused(|b| put(b, frequencies, value.to_bits())), BlobError::Value { index: 1 });
+    }
+    for value in [MAX_FREQUENCY, -MAX_FREQUENCY] {
+        let mut blob = tiny::blob();
+        put(&mut blob, frequencies, value.to_bits());
+        // Another vector may hold more.
+        put(&mut blob, PLACES[2].offset, f32::MAX.to_bits());
+        seal(&mut blob);
+        assert!(exercise(&blob).is_ok());
     }
 }
 

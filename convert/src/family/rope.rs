@@ -4,6 +4,8 @@
 //! Hub files write `rope_theta` and `rope_scaling {type | rope_type, factor, …}`; transformers 5 writes all of it into
 //! `rope_parameters`. [`Rope::read`] only reads, so that sizes can be checked before [`Rope::frequencies`] computes.
 
+use thumbformer::arch::MAX_FREQUENCY;
+
 use crate::Result;
 use crate::config::Config;
 use crate::recipe::Source;
@@ -152,7 +154,7 @@ impl Rope {
     /// precision and rounded once.
     ///
     /// # Errors
-    /// Values that are not finite, in the name of the configuration.
+    /// Values that are not finite, or larger than the format has them, in the name of the configuration.
     pub(super) fn frequencies(&self, config: &Config) -> Result<Source> {
         let source = match &self.rule {
             Rule::Long { short, long, context, .. } => Source::ByContext {
@@ -162,12 +164,16 @@ impl Rope {
             },
             _ => Source::Values(self.scaled()),
         };
-        let finite = match &source {
-            Source::Values(values) => values.iter().all(|x| x.is_finite()),
-            Source::ByContext { up_to, beyond, .. } => up_to.iter().chain(beyond).all(|x| x.is_finite()),
+        let fits = |x: &f32| x.abs() <= MAX_FREQUENCY;
+        let fit = match &source {
+            Source::Values(values) => values.iter().all(fits),
+            Source::ByContext { up_to, beyond, .. } => up_to.iter().chain(beyond).all(fits),
             Source::Parts(_) => true,
         };
-        if finite { Ok(source) } else { Err(config.error("rope_scaling", "a rule with finite frequencies")) }
+        if fit {
+            return Ok(source);
+        }
+        Err(config.error("rope_scaling", format!("a rule with frequencies of at most {MAX_FREQUENCY} radians")))
     }
 
     /// `theta^(2i/rotary_dim)`: the wavelengths over 2π.

@@ -74,7 +74,11 @@ fn pass(model: &Model<'_>, range: Range<u64>) -> Checked {
         let bad = match placed.spec.kind {
             // Negative, infinite or not a number: the sign bit set or the exponent all ones.
             Kind::Matrix => model.cast::<u16>(from, to - from).iter().fold(false, |bad, &bits| bad | (bits >= 0x7C00)),
-            Kind::Vector => model.cast::<f32>(from, to - from).iter().fold(false, |bad, v| bad | !v.is_finite()),
+            Kind::Vector => {
+                // An infinity is above it, and what is no number is not at most anything.
+                let most = placed.spec.role.largest();
+                !model.cast::<f32>(from, to - from).iter().fold(true, |good, v| good & (v.abs() <= most))
+            }
         };
         if bad && numbers.is_ok() {
             numbers = Err(match placed.spec.kind {

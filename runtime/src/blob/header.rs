@@ -126,7 +126,10 @@ const fn byte(b: &[u8; HEADER_BYTES], at: usize) -> u8 {
 }
 
 const fn u32_at(b: &[u8; HEADER_BYTES], at: usize) -> u32 {
-    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+    match b.split_at(at).1.first_chunk() {
+        Some(&bytes) => u32::from_le_bytes(bytes),
+        None => 0,
+    }
 }
 
 const fn u64_at(b: &[u8; HEADER_BYTES], at: usize) -> u64 {

@@ -27,6 +27,8 @@ pub mod header;
 #[cfg(feature = "cross")]
 mod source;
 
+use core::cmp::Ordering;
+
 use crate::arch::{Arch, ArchError, Kind, Order, Role, TensorSpec};
 use crate::feature::Feature;
 use crate::matrix::Matrix;
@@ -112,7 +114,8 @@ pub enum BlobError {
         /// The tensor's index in the table.
         index: u32,
     },
-    /// A vector holds an infinity or something that is not a number.
+    /// A vector holds an infinity or something that is not a number, or a frequency above
+    /// [`MAX_FREQUENCY`](crate::arch::MAX_FREQUENCY).
     Value {
         /// The tensor's index in the table.
         index: u32,
@@ -149,7 +152,7 @@ impl core::fmt::Display for BlobError {
                 write!(f, "tensor {index}: `{field}` differs from what the architecture calls for")
             }
             BlobError::Scale { index } => write!(f, "tensor {index}: a scale is negative or not finite"),
-            BlobError::Value { index } => write!(f, "tensor {index}: a value is not finite"),
+            BlobError::Value { index } => write!(f, "tensor {index}: a value is not finite, or too large a frequency"),
             BlobError::Tokenizer(e) => write!(f, "tokenizer: {e}"),
             BlobError::Source { field } => write!(f, "the encoder's `{field}` does not go with the decoder"),
         }
@@ -342,7 +345,18 @@ impl<'a> Model<'a> {
 
     /// Checks a blob without the one it may end with.
     fn one<W: Workers>(blob: &'a [u8], workers: &W) -> Result<Self, BlobError> {
-        let header = Header::read(blob)?;
+        // Made at once and changed in place: copies of something so large take code.
+        let mut model = Self {
+            blob,
+            header: Header::read(blob)?,
+            order: Order::default(),
+            tokenizer: None,
+            #[cfg(feature = "cross")]
+            source_tokenizer: None,
+            #[cfg(feature = "cross")]
+            shared_embedding: None,
+        };
+        let header = &model.header;
         if let Some(missing) = Feature::ALL.into_iter().find(|&feature| header.needs(feature) && !feature.is_on()) {
             return Err(BlobError::Feature { feature: missing.name() });
         }
@@ -353,12 +367,7 @@ impl<'a> Model<'a> {
             return Err(BlobError::Misaligned);
         }
         let found = blob.len() as u64;
-        if found < header.file_len {
-            return Err(BlobError::TooShort { expected: header.file_len, found });
-        }
-        if found > header.file_len {
-            return Err(BlobError::TooLong { expected: header.file_len, found });
-        }
+        check_length(header.file_len, found)?;
         let expected = header.arch.tensors().count() as u32;
         if header.tensor_count != expected {
             return Err(BlobError::TensorCount { expected, found: header.tensor_count });
@@ -369,28 +378,14 @@ impl<'a> Model<'a> {
         let end = placement(&header.arch, header.packing, header.tokenizer_len).last().map_or(0, |p| p.end());
         let end = match header.source_len {
             0 => end,
-            len => align(end).checked_add(len).ok_or(BlobError::TooShort { expected: u64::MAX, found })?,
+            len => align(end).saturating_add(len),
         };
-        if found < end {
-            return Err(BlobError::TooShort { expected: end, found });
-        }
-        if found > end {
-            return Err(BlobError::TooLong { expected: end, found });
-        }
-        let mut model = Self {
-            blob,
-            header,
-            order: Order::new(&header.arch),
-            tokenizer: None,
-            #[cfg(feature = "cross")]
-            source_tokenizer: None,
-            #[cfg(feature = "cross")]
-            shared_embedding: None,
-        };
+        check_length(end, found)?;
+        model.order = Order::new(&model.header.arch);
         content::check(&model, workers)?;
         let tokenizer = model.tokenizer_section();
         if !tokenizer.is_empty() {
-            model.tokenizer = Some(Tokenizer::new(tokenizer, header.arch.vocab).map_err(BlobError::Tokenizer)?);
+            model.tokenizer = Some(Tokenizer::new(tokenizer, model.header.arch.vocab).map_err(BlobError::Tokenizer)?);
         }
         Ok(model)
     }
@@ -521,7 +516,7 @@ impl<'a> Model<'a> {
     }
 
     /// The matrix of an entry, whose numbers have been checked.
-    #[inline]
+    #[inline(never)]
     fn matrix_of(&self, entry: &[u8; ENTRY_BYTES]) -> Option<Matrix<'a>> {
         if entry[2] != Kind::Matrix as u8 {
             return None;
@@ -560,6 +555,15 @@ impl<'a> Model<'a> {
 
     fn cast<T: bytemuck::AnyBitPattern>(&self, offset: u64, len: u64) -> &'a [T] {
         bytemuck::try_cast_slice(self.bytes(offset, len)).unwrap_or(&[])
+    }
+}
+
+/// Whether there are as many bytes as there must be.
+fn check_length(expected: u64, found: u64) -> Result<(), BlobError> {
+    match found.cmp(&expected) {
+        Ordering::Less => Err(BlobError::TooShort { expected, found }),
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(BlobError::TooLong { expected, found }),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::Chunk;
 use super::linear::{Norm, Source, Target, copy};
-use crate::arch::{CLASSIC, ENCODER, Position, Role, SHAPING};
+use crate::arch::{CLASSIC, ENCODER, MAX_CONTEXT, MAX_FREQUENCY, Position, Role, SHAPING};
 use crate::kernel::Write;
 use crate::math;
 use crate::matrix::Matrix;
@@ -117,11 +117,38 @@ impl<'m, W: Workers + Sync> Chunk<'_, 'm, '_, W> {
     }
 }
 
+/// Largest angle, in radians: no model has more positions, or a larger frequency.
+const MAX_ANGLE: f32 = MAX_CONTEXT as f32 * MAX_FREQUENCY;
+
 /// Cosines, then sines, of `position · frequency`. Sine and cosine are `libm`'s, in software on every target.
 #[inline(never)]
 fn rotary_angles(position: usize, frequencies: &[f32], row: &mut [f32]) {
     let (cos, sin) = row.split_at_mut(row.len() / 2);
     for ((cos, sin), &frequency) in cos.iter_mut().zip(sin).zip(frequencies) {
-        (*sin, *cos) = libm::sincosf(position as f32 * frequency);
+        let angle = position as f32 * frequency;
+        // Always so. Asked as `libm` asks, so that the compiler leaves out what only larger angles take.
+        if angle.to_bits() & !(1 << 31) <= MAX_ANGLE.to_bits() {
+            (*sin, *cos) = libm::sincosf(angle);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn angles_are_right_up_to_the_largest() {
+        for (position, frequency) in [(0, 1.0), (1, 1.0), (77, 0.01), (MAX_CONTEXT, MAX_FREQUENCY), (1_048_575, -255.9)]
+        {
+            let mut row = [0.0; 2];
+            rotary_angles(position as usize, &[frequency], &mut row);
+            let (sin, cos) = libm::sincos(f64::from(position as f32 * frequency));
+            let [cos_found, sin_found] = row.map(f64::from);
+            assert!(
+                (sin - sin_found).abs() < 1e-7 && (cos - cos_found).abs() < 1e-7,
+                "{position} · {frequency}: {row:?}"
+            );
+        }
     }
 }

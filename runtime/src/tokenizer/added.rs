@@ -140,7 +140,7 @@ impl<'e, 'a, 't> Parts<'e, 'a, 't> {
     fn is_apart(&self, start: usize, end: usize) -> bool {
         let before = self.text.get(..start).and_then(|text| text.chars().next_back());
         let after = self.text.get(end..).and_then(|text| text.chars().next());
-        [before, after].into_iter().flatten().all(|c| self.section.word_chars.of(c) == 0)
+        [before, after].into_iter().flatten().all(|c| self.section.word_chars().of(c) == 0)
     }
 }
 

@@ -126,7 +126,7 @@ impl<'e, 'a, 'o> Encoder<'e, 'a, 'o> {
         self.capacity = memory.len();
         let section = self.section;
         let prefix = section.header.prefix;
-        let text = if section.normalizer.is_empty() { self.trimmed(text) } else { text };
+        let text = if section.normalizer().is_empty() { self.trimmed(text) } else { text };
         if text.is_empty() {
             return Ok(());
         }
@@ -141,8 +141,8 @@ impl<'e, 'a, 'o> Encoder<'e, 'a, 'o> {
                     continue;
                 }
             };
-            let (text, memory) = section.normalizer.run(section, piece.text, memory)?;
-            if !section.normalizer.is_empty() {
+            let (text, memory) = section.normalizer().run(section, piece.text, memory)?;
+            if !section.normalizer().is_empty() {
                 piece.text = self.trimmed(text);
                 if piece.text.is_empty() && (section.header.collapse || !piece.space) {
                     continue;
@@ -178,7 +178,7 @@ impl<'e, 'a, 'o> Encoder<'e, 'a, 'o> {
     fn piece<'t>(&mut self, mut piece: Piece<'t>, memory: &'t mut [u32]) -> Result<(), EncodeError> {
         let header = &self.section.header;
         let taken = self.capacity.saturating_sub(memory.len());
-        let run = self.section.pre_tokenizer.run(self.section, piece.text, memory);
+        let run = self.section.pre_tokenizer().run(self.section, piece.text, memory);
         let (text, memory) = run.map_err(|error| error.beside(taken))?;
         piece.text = text;
         let wants_space = match header.prefix {

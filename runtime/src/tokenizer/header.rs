@@ -207,6 +207,8 @@ impl Header {
     ///
     /// # Errors
     /// [`TokenizerError::Magic`], or [`TokenizerError::Field`] for a value without a meaning.
+    // Inlined, it would be moved field by field.
+    #[inline(never)]
     pub fn read(bytes: &[u8; HEADER_LEN]) -> Result<Self, TokenizerError> {
         let [m0, m1, m2, m3, kind, split, digits, prefix, missing, invalid, strip, zero, ..] = *bytes;
         if [m0, m1, m2, m3] != MAGIC {
@@ -316,33 +318,44 @@ impl Header {
         if self.vocab <= 1 << 16 { 2 } else { 4 }
     }
 
+    /// Bytes of an entry of a table.
+    // Inlined, because lookups know the table.
+    #[inline(always)]
+    pub(super) const fn width(&self, table: Table) -> u8 {
+        match table {
+            Table::Offsets if self.bytes < 1 << 16 => 2,
+            Table::Offsets | Table::Pair | Table::WordChars => 4,
+            Table::Scores if self.wide_scores => 8,
+            Table::Scores => 4,
+            Table::Normalizer | Table::PreTokenizer | Table::Continuation | Table::AddedFlags | Table::Bytes => 1,
+            _ => self.id_width(),
+        }
+    }
+
     /// Number of entries of a table and bytes of each.
     pub const fn table(&self, table: Table) -> (u64, u8) {
-        let ids = self.id_width();
         let [template_start, template_end, prompt_start, prompt_end] = self.affixes;
-        let added = self.added_raw as u64 + self.added_normalized as u64;
-        match table {
-            Table::Offsets => (self.vocab as u64 + 1, if self.bytes < 1 << 16 { 2 } else { 4 }),
-            Table::Merges => (self.merges as u64, ids),
-            Table::Ranks => (if self.ranks { self.merges as u64 } else { 0 }, ids),
-            Table::Words => (self.words as u64, ids),
-            Table::Added => (added, ids),
-            Table::Special => (self.special as u64, ids),
-            Table::TemplateStart => (template_start as u64, ids),
-            Table::TemplateEnd => (template_end as u64, ids),
-            Table::PromptStart => (prompt_start as u64, ids),
-            Table::PromptEnd => (prompt_end as u64, ids),
-            Table::Pair => (self.pair as u64, 4),
-            Table::Scores => match self.kind {
-                Kind::Unigram => (self.vocab as u64, if self.wide_scores { 8 } else { 4 }),
-                _ => (0, 4),
-            },
-            Table::Normalizer => (self.normalizer as u64, 1),
-            Table::PreTokenizer => (self.pre_tokenizer as u64, 1),
-            Table::WordChars => (self.word_chars as u64, 4),
-            Table::Continuation => (self.continuation as u64, 1),
-            Table::AddedFlags => (added, 1),
-            Table::Bytes => (self.bytes as u64, 1),
-        }
+        let count = match table {
+            Table::Offsets => self.vocab as u64 + 1,
+            Table::Merges => self.merges as u64,
+            Table::Ranks if !self.ranks => 0,
+            Table::Ranks => self.merges as u64,
+            Table::Words => self.words as u64,
+            Table::Added | Table::AddedFlags => self.added_raw as u64 + self.added_normalized as u64,
+            Table::Special => self.special as u64,
+            Table::TemplateStart => template_start as u64,
+            Table::TemplateEnd => template_end as u64,
+            Table::PromptStart => prompt_start as u64,
+            Table::PromptEnd => prompt_end as u64,
+            Table::Pair => self.pair as u64,
+            Table::Scores if !matches!(self.kind, Kind::Unigram) => 0,
+            Table::Scores => self.vocab as u64,
+            Table::Normalizer => self.normalizer as u64,
+            Table::PreTokenizer => self.pre_tokenizer as u64,
+            Table::WordChars => self.word_chars as u64,
+            Table::Continuation => self.continuation as u64,
+            Table::Bytes => self.bytes as u64,
+        };
+        (count, self.width(table))
     }
 }

@@ -91,11 +91,11 @@ impl<'a> Tokenizer<'a> {
         let section = &self.section;
         let mut output = Output::new(out);
         if options.add_special_tokens {
-            output.extend(section.template_start.iter())?;
+            output.extend(section.ids(Table::TemplateStart).iter())?;
         }
         Encoder::new(section, options, &mut output).text(text, workspace)?;
         if options.add_special_tokens {
-            output.extend(section.template_end.iter())?;
+            output.extend(section.ids(Table::TemplateEnd).iter())?;
         }
         Ok(output.len)
     }
@@ -126,7 +126,7 @@ impl<'a> Tokenizer<'a> {
     /// # Errors
     /// `workspace` is too small.
     pub fn normalize<'t>(&self, text: &'t str, workspace: &'t mut [u32]) -> Result<&'t str, EncodeError> {
-        self.section.normalizer.run(&self.section, text, workspace).map(|(text, _)| text)
+        self.section.normalizer().run(&self.section, text, workspace).map(|(text, _)| text)
     }
 
     /// Whether it needs a Cargo feature of this crate.
@@ -141,7 +141,7 @@ impl<'a> Tokenizer<'a> {
 
     /// Texts take workspace by their length, see the [module](self#memory).
     pub fn normalizes(&self) -> bool {
-        !(self.section.normalizer.is_empty() && self.section.pre_tokenizer.is_empty())
+        !(self.section.normalizer().is_empty() && self.section.pre_tokenizer().is_empty())
     }
 
     /// Encodes a user's text as the model expects a prompt: inside the prompt format if there is one, else like
@@ -158,9 +158,9 @@ impl<'a> Tokenizer<'a> {
         }
         let options = EncodeOptions { continues: section.header.prompt_continues, ..options };
         let mut output = Output::new(out);
-        output.extend(section.prompt_start.iter())?;
+        output.extend(section.ids(Table::PromptStart).iter())?;
         Encoder::new(section, options, &mut output).text(text, workspace)?;
-        output.extend(section.prompt_end.iter())?;
+        output.extend(section.ids(Table::PromptEnd).iter())?;
         Ok(output.len)
     }
 
@@ -198,7 +198,7 @@ impl<'a> Tokenizer<'a> {
 
     /// The ids of all special tokens, ascending.
     pub fn special_tokens(&self) -> impl Iterator<Item = u32> + use<'a> {
-        self.section.special.iter()
+        self.section.ids(Table::Special).iter()
     }
 
     /// The header: kind, rules and sizes.
@@ -224,12 +224,12 @@ impl<'a> Tokenizer<'a> {
     /// The ids put before and after a user's text by [`encode_prompt`](Self::encode_prompt).
     pub fn prompt_format(&self) -> Option<(impl Iterator<Item = u32> + use<'a>, impl Iterator<Item = u32> + use<'a>)> {
         let section = &self.section;
-        section.header.prompt.then(|| (section.prompt_start.iter(), section.prompt_end.iter()))
+        section.header.prompt.then(|| (section.ids(Table::PromptStart).iter(), section.ids(Table::PromptEnd).iter()))
     }
 
     /// The ids put before and after a text by [`EncodeOptions::add_special_tokens`].
     pub fn template(&self) -> (impl Iterator<Item = u32> + use<'a>, impl Iterator<Item = u32> + use<'a>) {
-        (self.section.template_start.iter(), self.section.template_end.iter())
+        (self.section.ids(Table::TemplateStart).iter(), self.section.ids(Table::TemplateEnd).iter())
     }
 
     /// Name and bytes of each table that is not empty, for reports. The header's [`HEADER_LEN`] bytes come on top.

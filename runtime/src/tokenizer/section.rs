@@ -6,7 +6,7 @@ use core::fmt;
 
 use super::MAX_TOKEN_LEN;
 use super::encode::fold_space;
-use super::header::{HEADER_LEN, Header, MAGIC, Table};
+use super::header::{HEADER_LEN, Header, MAGIC, TABLES, Table};
 use super::kinds::{AddedFlags, Kind, Missing, PairPart};
 use super::normalize::Program;
 use super::property::{Property, partition};
@@ -185,26 +185,12 @@ impl<'a> Ids<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Section<'a> {
     pub(super) header: Header,
-    offsets: Ids<'a>,
-    merges: Ids<'a>,
-    ranks: Ids<'a>,
-    words: Ids<'a>,
-    pub(super) special: Ids<'a>,
-    pub(super) template_start: Ids<'a>,
-    pub(super) template_end: Ids<'a>,
-    pub(super) prompt_start: Ids<'a>,
-    pub(super) prompt_end: Ids<'a>,
-    pair: Ids<'a>,
-    scores: &'a [u8],
-    pub(super) normalizer: Program<'a>,
-    pub(super) pre_tokenizer: Program<'a>,
-    pub(super) word_chars: Property<'a>,
-    pub(super) continuation: &'a [u8],
-    /// The entries of `merges` that begin with `continuation`.
+    /// In the order of [`Table::ALL`].
+    tables: [&'a [u8]; TABLES],
+    /// The entries of [`Table::Merges`] that begin with [`Table::Continuation`].
     pub(super) continuing: (usize, usize),
     /// Added tokens matched in the raw text, then the normalized ones.
     pub(super) added: [Added<'a>; 2],
-    bytes: &'a [u8],
     /// No token has a space after something else, so that words may be cut there.
     pub(super) space_begins_word: bool,
 }
@@ -220,6 +206,8 @@ pub(super) struct Added<'a> {
 
 impl<'a> Section<'a> {
     /// Checks a section for a model of `model_vocab` tokens.
+    // Inlined, it would be moved field by field.
+    #[inline(never)]
     pub(super) fn parse(section: &'a [u8], model_vocab: u32) -> Result<Self, TokenizerError> {
         let found = section.len() as u64;
         let short = TokenizerError::Length { expected: HEADER_LEN as u64, found };
@@ -239,60 +227,23 @@ impl<'a> Section<'a> {
         if expected != found {
             return Err(TokenizerError::Length { expected, found });
         }
-        let mut take = |table| {
+        let tables = Table::ALL.map(|table| {
             let (count, width) = header.table(table);
             // The sum of all lengths is the section's, so each fits and the split cannot fail.
             let (bytes, tail) = rest.split_at_checked(count as usize * usize::from(width)).unwrap_or_default();
             rest = tail;
-            (bytes, width == 4)
-        };
-        let mut ids = |table| {
-            let (bytes, wide) = take(table);
-            Ids { bytes, wide }
-        };
-        let offsets = ids(Table::Offsets);
-        let merges = ids(Table::Merges);
-        let ranks = ids(Table::Ranks);
-        let words = ids(Table::Words);
-        let added = ids(Table::Added);
-        let special = ids(Table::Special);
-        let template_start = ids(Table::TemplateStart);
-        let template_end = ids(Table::TemplateEnd);
-        let prompt_start = ids(Table::PromptStart);
-        let prompt_end = ids(Table::PromptEnd);
-        let pair = ids(Table::Pair);
-        let (scores, _) = take(Table::Scores);
-        let (normalizer, _) = take(Table::Normalizer);
-        let (pre_tokenizer, _) = take(Table::PreTokenizer);
-        let (word_chars, _) = take(Table::WordChars);
-        let (continuation, _) = take(Table::Continuation);
-        let (added_flags, _) = take(Table::AddedFlags);
-        let (bytes, _) = take(Table::Bytes);
-        let raw = header.added_raw as usize;
-        let (raw_flags, normalized_flags) = added_flags.split_at_checked(raw).unwrap_or_default();
+            bytes
+        });
         let class = |ids, flags| Added { ids, flags, first_bytes: [0; 8] };
-        let mut section = Section {
-            header,
-            offsets,
-            merges,
-            ranks,
-            words,
-            special,
-            template_start,
-            template_end,
-            prompt_start,
-            prompt_end,
-            pair,
-            scores,
-            normalizer: Program::parse(normalizer, Table::Normalizer)?,
-            pre_tokenizer: Program::parse(pre_tokenizer, Table::PreTokenizer)?,
-            word_chars: Property::new(word_chars),
-            continuation,
-            continuing: (0, 0),
-            added: [class(added.slice(0, raw), raw_flags), class(added.slice(raw, added.len()), normalized_flags)],
-            bytes,
-            space_begins_word: false,
-        };
+        let no_tokens = class(Ids::default(), &[]);
+        let mut section =
+            Section { header, tables, continuing: (0, 0), added: [no_tokens; 2], space_begins_word: false };
+        let (added, raw) = (section.ids(Table::Added), header.added_raw as usize);
+        let (raw_flags, flags) = section.bytes(Table::AddedFlags).split_at_checked(raw).unwrap_or_default();
+        section.added = [class(added.slice(0, raw), raw_flags), class(added.slice(raw, added.len()), flags)];
+        for table in [Table::Normalizer, Table::PreTokenizer] {
+            Program::check(section.bytes(table), table)?;
+        }
         section.check_tokens()?;
         section.check_tables()?;
         section.check_added()?;
@@ -300,8 +251,35 @@ impl<'a> Section<'a> {
         // Where symbols are dropped, what they divide comes side by side, across any cut.
         let symbols_stay = header.missing != Missing::Drop;
         let space_inside = |id| section.token(id).windows(2).any(|pair| matches!(pair, [a, b' '] if *a != b' '));
-        section.space_begins_word = symbols_stay && !merges.iter().chain(words.iter()).any(space_inside);
+        let is_in = |table| section.ids(table).iter().any(space_inside);
+        section.space_begins_word = symbols_stay && !(is_in(Table::Merges) || is_in(Table::Words));
         Ok(section)
+    }
+
+    /// A table of ids or offsets.
+    pub(super) fn ids(&self, table: Table) -> Ids<'a> {
+        Ids { bytes: self.bytes(table), wide: self.header.width(table) == 4 }
+    }
+
+    /// A table of something else.
+    pub(super) fn bytes(&self, table: Table) -> &'a [u8] {
+        // Tables are numbered from 0: there is one for each.
+        self.tables[table as usize]
+    }
+
+    /// What text goes through before added tokens of the second class are looked for.
+    pub(super) fn normalizer(&self) -> Program<'a> {
+        Program::checked(self.bytes(Table::Normalizer))
+    }
+
+    /// What the pieces between added tokens go through.
+    pub(super) fn pre_tokenizer(&self) -> Program<'a> {
+        Program::checked(self.bytes(Table::PreTokenizer))
+    }
+
+    /// The characters of words.
+    pub(super) fn word_chars(&self) -> Property<'a> {
+        Property::new(self.bytes(Table::WordChars))
     }
 
     /// What WordPiece and unigram models have of their own, and what makes a pair.
@@ -330,15 +308,15 @@ impl<'a> Section<'a> {
                 return contradicts("unknown_score", (header.unknown_score.to_bits() >> 32) as u32);
             }
             // Text is cut into whole characters: bytes are found by their names, or stand for what is unknown.
-            if let Some(index) = self.merges.iter().position(|id| self.byte_of(id).is_some()) {
+            if let Some(index) = self.ids(Table::Merges).iter().position(|id| self.byte_of(id).is_some()) {
                 return Err(TokenizerError::Range { table: Table::Merges, index: index as u32 });
             }
         }
-        if let Some(index) = self.word_chars.unsound() {
+        if let Some(index) = self.word_chars().unsound() {
             return Err(TokenizerError::Range { table: Table::WordChars, index: index as u32 });
         }
         let mut texts = [0; 2];
-        for (index, entry) in self.pair.iter().enumerate() {
+        for (index, entry) in self.ids(Table::Pair).iter().enumerate() {
             match PairPart::read(entry) {
                 Some((PairPart::Token(id), _)) if id < header.vocab => {}
                 Some((PairPart::First, _)) => texts[0] += 1,
@@ -350,9 +328,9 @@ impl<'a> Section<'a> {
             return contradicts("pair", header.pair);
         }
         if header.kind == Kind::WordPiece {
-            let whole = (0, self.merges.len());
-            let narrow = |range, (depth, &byte): (usize, &u8)| self.narrow(self.merges, range, depth, byte);
-            self.continuing = self.continuation.iter().enumerate().fold(whole, narrow);
+            let merges = self.ids(Table::Merges);
+            let narrow = |range, (depth, &byte): (usize, &u8)| self.narrow(merges, range, depth, byte);
+            self.continuing = self.bytes(Table::Continuation).iter().enumerate().fold(self.all(), narrow);
         }
         Ok(())
     }
@@ -379,7 +357,7 @@ impl<'a> Section<'a> {
             return Err(TokenizerError::Field { field: "missing", found: header.missing as u32 });
         }
         let mut end = 0;
-        for (token, offset) in self.offsets.iter().enumerate() {
+        for (token, offset) in self.ids(Table::Offsets).iter().enumerate() {
             // Entry i is where token i begins and token i - 1 ends.
             if offset < end || offset > header.bytes || (token == 0 && offset != 0) {
                 return Err(TokenizerError::Offset { token: (token as u32).saturating_sub(1) });
@@ -407,27 +385,25 @@ impl<'a> Section<'a> {
 
     /// Ids in range, sorted tables sorted.
     fn check_tables(&self) -> Result<(), TokenizerError> {
-        let id_tables = [
-            (Table::Merges, self.merges),
-            (Table::Words, self.words),
-            (Table::Special, self.special),
-            (Table::TemplateStart, self.template_start),
-            (Table::TemplateEnd, self.template_end),
-            (Table::PromptStart, self.prompt_start),
-            (Table::PromptEnd, self.prompt_end),
-        ];
-        for (table, ids) in id_tables {
-            if let Some(index) = ids.iter().position(|id| id >= self.header.vocab) {
+        for table in [
+            Table::Merges,
+            Table::Words,
+            Table::Special,
+            Table::TemplateStart,
+            Table::TemplateEnd,
+            Table::PromptStart,
+            Table::PromptEnd,
+            Table::Ranks,
+        ] {
+            let limit = if table == Table::Ranks { self.header.merges } else { self.header.vocab };
+            if let Some(index) = self.ids(table).iter().position(|id| id >= limit) {
                 return Err(TokenizerError::Range { table, index: index as u32 });
             }
         }
-        if let Some(index) = self.ranks.iter().position(|rank| rank >= self.header.merges) {
-            return Err(TokenizerError::Range { table: Table::Ranks, index: index as u32 });
-        }
-        self.check_sorted(Table::Merges, self.merges)?;
-        self.check_sorted(Table::Words, self.words)?;
+        self.check_sorted(Table::Merges, self.ids(Table::Merges))?;
+        self.check_sorted(Table::Words, self.ids(Table::Words))?;
         let mut last = None;
-        for (index, id) in self.special.iter().enumerate() {
+        for (index, id) in self.ids(Table::Special).iter().enumerate() {
             if last.is_some_and(|last| id <= last) {
                 return Err(TokenizerError::Order { table: Table::Special, index: index as u32 });
             }
@@ -488,8 +464,9 @@ impl<'a> Section<'a> {
     /// A token's bytes; empty for ids beyond the vocabulary.
     pub(super) fn token(&self, id: u32) -> &'a [u8] {
         let index = id as usize;
-        let (Some(start), Some(end)) = (self.offsets.get(index), self.offsets.get(index + 1)) else { return &[] };
-        self.bytes.get(start as usize..end as usize).unwrap_or_default()
+        let offsets = self.ids(Table::Offsets);
+        let (Some(start), Some(end)) = (offsets.get(index), offsets.get(index + 1)) else { return &[] };
+        self.bytes(Table::Bytes).get(start as usize..end as usize).unwrap_or_default()
     }
 
     /// The byte that a byte token stands for.
@@ -499,14 +476,16 @@ impl<'a> Section<'a> {
 
     /// The token of these bytes that merging can produce (or a symbol of its own), and its priority: lower goes first.
     pub(super) fn find(&self, bytes: &[u8]) -> Option<(u32, u32)> {
-        let index = self.merges.search(|id| self.token(id).cmp(bytes))?;
-        let id = self.merges.get(index)?;
-        Some((id, if self.header.ranks { self.ranks.get(index)? } else { id }))
+        let merges = self.ids(Table::Merges);
+        let index = merges.search(|id| self.token(id).cmp(bytes))?;
+        let id = merges.get(index)?;
+        Some((id, if self.header.ranks { self.ids(Table::Ranks).get(index)? } else { id }))
     }
 
     /// The token that stands for a whole word.
     pub(super) fn find_word(&self, word: &[u8]) -> Option<u32> {
-        let whole = || self.words.get(self.words.search(|id| self.token(id).cmp(word))?);
+        let words = self.ids(Table::Words);
+        let whole = || words.get(words.search(|id| self.token(id).cmp(word))?);
         self.find(word).map(|(id, _)| id).or_else(whole)
     }
 
@@ -528,12 +507,13 @@ impl<'a> Section<'a> {
         text: &[u8],
         mut found: impl FnMut(usize, u32),
     ) {
+        let merges = self.ids(Table::Merges);
         for (at, &byte) in text.iter().enumerate() {
-            range = self.narrow(self.merges, range, skip + at, byte);
+            range = self.narrow(merges, range, skip + at, byte);
             if range.0 == range.1 {
                 return;
             }
-            if let Some(id) = self.merges.get(range.0).filter(|&id| self.token(id).len() == skip + at + 1) {
+            if let Some(id) = merges.get(range.0).filter(|&id| self.token(id).len() == skip + at + 1) {
                 found(at + 1, id);
             }
         }
@@ -541,24 +521,24 @@ impl<'a> Section<'a> {
 
     /// All entries of the merge table.
     pub(super) fn all(&self) -> (usize, usize) {
-        (0, self.merges.len())
+        (0, self.ids(Table::Merges).len())
     }
 
     /// A token's score in a unigram model.
     pub(super) fn score(&self, id: u32) -> f64 {
         let index = id as usize;
         if self.header.wide_scores {
-            let (scores, _) = self.scores.as_chunks::<8>();
+            let (scores, _) = self.bytes(Table::Scores).as_chunks::<8>();
             scores.get(index).map_or(0.0, |&le| f64::from_le_bytes(le))
         } else {
-            let (scores, _) = self.scores.as_chunks::<4>();
+            let (scores, _) = self.bytes(Table::Scores).as_chunks::<4>();
             scores.get(index).map_or(0.0, |&le| f32::from_le_bytes(le).into())
         }
     }
 
     /// What the encoding of a pair of texts consists of, and the segment of each part.
     pub(super) fn pair(&self) -> impl Iterator<Item = (PairPart, u8)> + 'a {
-        self.pair.iter().filter_map(PairPart::read)
+        self.ids(Table::Pair).iter().filter_map(PairPart::read)
     }
 
     /// The longest token of a class that `text` begins with: its index and its length there. If `fold`, U+2581 in the
@@ -591,7 +571,7 @@ impl<'a> Section<'a> {
 
     /// The token is special.
     pub(super) fn is_special(&self, id: u32) -> bool {
-        self.special.search(|entry| entry.cmp(&id)).is_some()
+        self.ids(Table::Special).search(|entry| entry.cmp(&id)).is_some()
     }
 }
 

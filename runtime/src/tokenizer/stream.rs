@@ -6,7 +6,7 @@
 use core::fmt::{self, Write};
 
 use super::Tokenizer;
-use super::header::Header;
+use super::header::{Header, Table};
 use super::kinds::{Invalid, Kind, Strip};
 
 /// Decodes one sequence of ids.
@@ -71,10 +71,11 @@ impl<'a> TextStream<'a> {
     /// A WordPiece token: a word, or what continues one.
     fn push_piece(&mut self, bytes: &[u8], sink: &mut impl Write) -> fmt::Result {
         let section = &self.tokenizer.section;
+        let continuation = section.bytes(Table::Continuation);
         if core::mem::take(&mut self.at_start) {
             return self.write(bytes, sink);
         }
-        if let Some(rest) = bytes.strip_prefix(section.continuation).filter(|_| !section.continuation.is_empty()) {
+        if let Some(rest) = bytes.strip_prefix(continuation).filter(|_| !continuation.is_empty()) {
             return self.write(rest, sink);
         }
         if !(section.header.cleanup && CLOSE.iter().any(|start| bytes.starts_with(start.as_bytes()))) {

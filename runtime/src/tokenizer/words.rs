@@ -10,18 +10,13 @@ use super::unicode::{is_digit, is_letter, is_number, is_space};
 /// Characters of the first word. `space_begins_word` allows cutting unsplit text before spaces.
 pub(super) fn word_len(split: Split, space_begins_word: bool, chars: impl Iterator<Item = char> + Clone) -> usize {
     match split {
-        Split::None if space_begins_word => {
-            let spaces = run(chars.clone(), |c| c == ' ');
-            spaces + run(chars.skip(spaces), |c| c != ' ')
-        }
+        Split::None if space_begins_word => run(&chars, run(&chars, 0, is_blank), is_no_blank),
         Split::None => chars.count(),
-        Split::Spaces => {
-            let mut rest = chars;
-            rest.next().map_or(0, |_| 1 + run(rest, |c| c != ' '))
-        }
-        Split::Words => match run(chars.clone(), |c| c == ' ') {
-            0 => run(chars, |c| c != ' '),
-            spaces => spaces,
+        Split::Spaces if chars.clone().next().is_none() => 0,
+        Split::Spaces => run(&chars, 1, is_no_blank),
+        Split::Words => match run(&chars, 0, is_blank) {
+            0 => run(&chars, 0, is_no_blank),
+            blanks => blanks,
         },
         Split::Gpt2 => gpt2(chars),
         Split::Llama3 => llama3(chars, 3),
@@ -35,8 +30,8 @@ pub(super) fn digits_len(digits: Digits, chars: impl Iterator<Item = char> + Clo
         (_, None) => 0,
         (Digits::Joined, _) => usize::MAX,
         (Digits::Single, Some(true)) => 1,
-        (Digits::Apart, Some(true)) => run(chars, is_digit),
-        (_, Some(false)) => run(chars, |c| !is_digit(c)),
+        (Digits::Apart, Some(true)) => run(&chars, 0, is_digit),
+        (_, Some(false)) => run(&chars, 0, is_no_digit),
     }
 }
 
@@ -53,16 +48,16 @@ fn gpt2(chars: impl Iterator<Item = char> + Clone) -> usize {
         Some(second) if first == ' ' && !is_space(second) => (1, second),
         _ => (0, first),
     };
-    let rest = chars.clone().skip(skip);
-    if is_letter(start) {
-        skip + run(rest, is_letter)
+    let class = if is_letter(start) {
+        is_letter
     } else if is_number(start) {
-        skip + run(rest, is_number)
+        is_number
     } else if !is_space(start) {
-        skip + run(rest, is_other)
+        is_other
     } else {
-        white_space(chars)
-    }
+        return white_space(chars);
+    };
+    run(&chars, skip, class)
 }
 
 /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
@@ -75,18 +70,17 @@ fn llama3(chars: impl Iterator<Item = char> + Clone, max_digits: usize) -> usize
         return len;
     }
     if is_letter(first) {
-        return run(chars, is_letter);
+        return run(&chars, 0, is_letter);
     }
     if is_number(first) {
-        return run(chars.take(max_digits), is_number);
+        return chars.take(max_digits).take_while(|&c| is_number(c)).count();
     }
     if !is_newline(first) && second.is_some_and(is_letter) {
-        return 1 + run(chars.skip(1), is_letter);
+        return run(&chars, 1, is_letter);
     }
     let skip = usize::from(first == ' ' && second.is_some_and(is_other));
     if skip == 1 || is_other(first) {
-        let others = skip + run(chars.clone().skip(skip), is_other);
-        return others + run(chars.skip(others), is_newline);
+        return run(&chars, run(&chars, skip, is_other), is_newline);
     }
     // White space up to its last line end, if it has one.
     match chars.clone().take_while(|&c| is_space(c)).enumerate().filter(|&(_, c)| is_newline(c)).last() {
@@ -97,7 +91,7 @@ fn llama3(chars: impl Iterator<Item = char> + Clone, max_digits: usize) -> usize
 
 /// `\s+(?!\S)|\s+`: the last of several white-space characters is left to the word after it.
 fn white_space(mut chars: impl Iterator<Item = char> + Clone) -> usize {
-    let len = run(chars.clone(), is_space);
+    let len = run(&chars, 0, is_space);
     if len > 1 && chars.nth(len).is_some() { len - 1 } else { len }
 }
 
@@ -126,8 +120,22 @@ fn is_newline(c: char) -> bool {
     matches!(c, '\r' | '\n')
 }
 
-fn run(chars: impl Iterator<Item = char>, class: impl Fn(char) -> bool) -> usize {
-    chars.take_while(|&c| class(c)).count()
+fn is_blank(c: char) -> bool {
+    c == ' '
+}
+
+fn is_no_blank(c: char) -> bool {
+    c != ' '
+}
+
+fn is_no_digit(c: char) -> bool {
+    !is_digit(c)
+}
+
+/// Characters up to the end of the run of a class that begins behind the first `from`. The class is no parameter of a type,
+/// so that there is only one of this function.
+fn run(chars: &(impl Iterator<Item = char> + Clone), from: usize, class: fn(char) -> bool) -> usize {
+    from + chars.clone().skip(from).take_while(|&c| class(c)).count()
 }
 
 #[cfg(test)]
