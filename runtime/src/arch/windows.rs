@@ -1,0 +1,78 @@
+//! Which layers see a window of positions only.
+
+use super::{Arch, SHAPING};
+
+/// [`Arch::window`], and the layers that have it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Windows {
+    pub(crate) window: u32,
+    pub(crate) from: u32,
+    pub(crate) global_every: u32,
+}
+
+impl Windows {
+    /// Whether that layer has it.
+    pub(crate) const fn has(self, layer: u32) -> bool {
+        if self.window == 0 || layer < self.from {
+            return false;
+        }
+        self.global_every == 0 || !(layer - self.from + 1).is_multiple_of(self.global_every)
+    }
+
+    /// How many of the first `layers` layers have it.
+    pub(crate) const fn before(self, layers: u32) -> u32 {
+        if self.window == 0 || layers <= self.from {
+            return 0;
+        }
+        let layers = layers - self.from;
+        match layers.checked_div(self.global_every) {
+            Some(global) => layers - global,
+            None => layers,
+        }
+    }
+}
+
+impl Arch {
+    /// Which layers have a window.
+    pub(crate) const fn windows(&self) -> Windows {
+        let window = if SHAPING { self.window } else { 0 };
+        Windows { window, from: self.window_from, global_every: self.global_every }
+    }
+
+    /// Whether queries of that layer see the last [`Arch::window`] positions only.
+    pub const fn windowed(&self, layer: u32) -> bool {
+        self.windows().has(layer)
+    }
+
+    /// How many layers see the last [`Arch::window`] positions only.
+    pub const fn windowed_layers(&self) -> u32 {
+        self.windows().before(self.layers)
+    }
+}
+
+#[cfg(all(test, feature = "shaping"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_with_a_window() {
+        let windowed = |arch: Arch| {
+            arch.validate().unwrap();
+            (0..arch.layers).map(|layer| arch.windowed(layer)).collect::<std::vec::Vec<_>>()
+        };
+        let all = Arch { layers: 6, window: 3, ..Arch::PLAIN };
+        assert_eq!(windowed(Arch { window: 0, ..all }), [false; 6]);
+        assert_eq!(windowed(all), [true; 6]);
+        assert_eq!(windowed(Arch { window_from: 4, ..all }), [false, false, false, false, true, true]);
+        assert_eq!(windowed(Arch { global_every: 3, ..all }), [true, true, false, true, true, false]);
+        assert_eq!(windowed(Arch { window_from: 1, global_every: 2, ..all }), [false, true, false, true, false, true]);
+        for (arch, field) in [
+            (Arch { window_from: 6, ..all }, "window_from"),
+            (Arch { window_from: u32::MAX, ..all }, "window_from"),
+            (Arch { window_from: 1, window: 0, ..all }, "window_from"),
+            (Arch { global_every: 1, window: 0, ..all }, "global_every"),
+        ] {
+            assert_eq!(arch.validate().unwrap_err().field, field);
+        }
+    }
+}
