@@ -346,7 +346,15 @@ pub fn architecture(a: &Arch) -> String {
     } else {
         format!("{} heads of {} over {}", a.heads, a.head_dim, counted(a.kv_heads as usize, "KV head"))
     };
-    let from = if a.window_from > 0 { format!(" from layer {} on", a.window_from) } else { String::new() };
+    let listed: Vec<String> =
+        (0..a.layers).filter(|&layer| a.window_list != 0 && a.windowed(layer)).map(|layer| layer.to_string()).collect();
+    let from = if !listed.is_empty() {
+        format!(" in layers {}", listed.join(", "))
+    } else if a.window_from > 0 {
+        format!(" from layer {} on", a.window_from)
+    } else {
+        String::new()
+    };
     let window = match (a.window, a.global_every) {
         (0, _) => String::new(),
         (window, 0) => format!(" in windows of {window}{from}"),
@@ -362,7 +370,7 @@ pub fn architecture(a: &Arch) -> String {
         counted(a.layers as usize, "layer"),
         if a.is_parallel() { " in parallel" } else { "" },
         a.dim,
-        if a.head_norm { " (normalised)" } else { "" },
+        if a.head_norm.kind().is_some() { " (normalised)" } else { "" },
         if a.gated { "gated " } else { "" },
         a.hidden,
         match (a.post_norm, a.normed_residual, a.final_norm) {

@@ -133,6 +133,31 @@ pub struct Biases {
     pub head: bool,
 }
 
+/// What every query and key head goes through before it is rotated (Henry et al., 2020, arXiv:2010.04245).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum HeadNorm {
+    /// Nothing.
+    None = 0,
+    /// RMSNorm; the query heads share their weights, and the key heads theirs (Qwen3).
+    Rms = 1,
+    /// LayerNorm with a shift, shared in the same way (an option of Phi's).
+    Layer = 2,
+    /// LayerNorm without a shift; every head has its own weights (StableLM 2 12B).
+    LayerByHead = 3,
+}
+
+impl HeadNorm {
+    /// What it computes.
+    pub const fn kind(self) -> Option<Norm> {
+        match self {
+            HeadNorm::None => None,
+            HeadNorm::Rms => Some(Norm::Rms),
+            HeadNorm::Layer | HeadNorm::LayerByHead => Some(Norm::Layer),
+        }
+    }
+}
+
 /// The architecture record. See the [module](self) for the network it describes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Arch {
@@ -156,8 +181,8 @@ pub struct Arch {
     pub norm: Norm,
     /// Added to the variance (or mean square) under the root.
     pub norm_eps: f32,
-    /// RMSNorm of every query and key head before it is rotated (Henry et al., 2020, arXiv:2010.04245, as Qwen3 has it).
-    pub head_norm: bool,
+    /// Norm of every query and key head before it is rotated.
+    pub head_norm: HeadNorm,
     /// What the MLP reads.
     pub wiring: Wiring,
     /// Factor of the token embedding, usually 1 or `√dim`.
@@ -206,6 +231,9 @@ pub struct Arch {
     pub window_from: u32,
     /// From there on, every so-many-th layer sees all positions in spite of the window; 0 for none.
     pub global_every: u32,
+    /// The layers with the window where these two do not say it: a bit for each from the lowest on, for 64 layers at most;
+    /// else 0.
+    pub window_list: u64,
     /// Layers with a window rotate by frequencies of their own.
     pub window_rope: bool,
     /// Norms of the outputs of attention and MLP, before they are added to the residual stream.
@@ -233,7 +261,7 @@ impl Arch {
         context: 1,
         norm: Norm::Layer,
         norm_eps: 1e-5,
-        head_norm: false,
+        head_norm: HeadNorm::None,
         wiring: Wiring::Sequential,
         embedding_scale: 1.0,
         post_norm: false,
@@ -256,6 +284,7 @@ impl Arch {
         window: 0,
         window_from: 0,
         global_every: 0,
+        window_list: 0,
         window_rope: false,
         output_norms: false,
         cross: false,
@@ -294,7 +323,9 @@ impl Arch {
                     || !matches!(self.activation, Activation::Silu | Activation::GeluTanh)
                     || matches!(self.position, Position::Learned)
             }
-            Feature::Shaping => self.shapes_scores() || self.logit_cap != 0.0 || self.head_norm || self.output_norms,
+            Feature::Shaping => {
+                self.shapes_scores() || self.logit_cap != 0.0 || self.head_norm.kind().is_some() || self.output_norms
+            }
             Feature::Encoder => {
                 let norms = self.post_norm || self.normed_residual || !self.final_norm || self.embedding_norm;
                 !self.causal || norms || self.head_transform

@@ -49,9 +49,9 @@ pub enum Role {
     MlpDown = 27,
     /// Vector `dim`.
     MlpDownBias = 28,
-    /// Vector `head_dim`: for each query head.
+    /// Vector `head_dim`, for every query head; `heads·head_dim` if each has its own.
     QueryNorm = 29,
-    /// Vector `head_dim`: for each key head.
+    /// Vector `head_dim`, for every key head; `kv_heads·head_dim` if each has its own.
     KeyNorm = 30,
     /// Vector `dim`.
     AttentionOutNorm = 31,
@@ -75,6 +75,10 @@ pub enum Role {
     CrossOut = 40,
     /// Vector `dim`.
     CrossOutBias = 41,
+    /// Vector `head_dim`.
+    QueryNormBias = 42,
+    /// Vector `head_dim`.
+    KeyNormBias = 43,
     /// Vector `dim`.
     FinalNorm = 48,
     /// Vector `dim`.
@@ -140,6 +144,8 @@ impl Role {
             Role::MlpDownBias => "mlp_down.bias",
             Role::QueryNorm => "query_norm",
             Role::KeyNorm => "key_norm",
+            Role::QueryNormBias => "query_norm.bias",
+            Role::KeyNormBias => "key_norm.bias",
             Role::AttentionOutNorm => "attention_out_norm",
             Role::MlpOutNorm => "mlp_out_norm",
             Role::CrossNorm => "cross_norm",

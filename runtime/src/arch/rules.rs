@@ -1,6 +1,6 @@
 //! The rules that a record keeps: what each field may be, alone and beside the others.
 
-use super::{Arch, CROSS, ENCODER, Norm, Position, SHAPING};
+use super::{Arch, CROSS, ENCODER, HeadNorm, Norm, Position, SHAPING};
 
 /// Largest width the format allows for `dim`, `hidden` and `heads·head_dim`: an int8 dot product of one row stays in i32.
 pub const MAX_WIDTH: u32 = 65_536;
@@ -79,6 +79,13 @@ impl Arch {
                 "window_from",
                 "a layer, and 0 without a window"
             );
+            let listed = self.layers < 64 && self.window_list >> self.layers == 0 || self.layers == 64;
+            let no_pattern = self.window > 0 && self.window_from == 0 && self.global_every == 0;
+            rule!(
+                self.window_list == 0 || (listed && no_pattern),
+                "window_list",
+                "a bit for each of at most 64 layers, and 0 without a window or with a pattern"
+            );
         }
         rule!(self.window > 0 || self.global_every == 0, "global_every", "0 without a window");
         rule!(
@@ -126,7 +133,8 @@ impl Arch {
                 "positive with relative positions and 0 without"
             );
             rule!(self.relative_distance <= MAX_RELATIVE_DISTANCE, "relative_distance", "at most 16384");
-            let plain = !(self.is_parallel() || self.head_norm || self.output_norms);
+            let head_norms = !matches!(self.head_norm, HeadNorm::None);
+            let plain = !(self.is_parallel() || head_norms || self.output_norms);
             rule!(
                 !self.cross || (self.causal && plain),
                 "cross",

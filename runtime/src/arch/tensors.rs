@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use super::{Arch, CLASSIC, CROSS, ENCODER, Position, Role, SHAPING};
+use super::{Arch, CLASSIC, CROSS, ENCODER, HeadNorm, Position, Role, SHAPING};
 
 /// Whether a tensor is quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,13 @@ const MAX_BEFORE: usize = if CROSS {
 } else {
     5
 };
-const MAX_LAYER: usize = if CROSS { 26 } else { 17 };
+const MAX_LAYER: usize = if CROSS {
+    28
+} else if SHAPING {
+    19
+} else {
+    17
+};
 const MAX_AFTER: usize = if ENCODER { 8 } else { 4 };
 
 impl Arch {
@@ -68,7 +74,8 @@ impl Arch {
             Role::QkvBias => self.biases.qkv,
             Role::AttentionOutBias => self.biases.attention_out,
             Role::MlpUpBias | Role::MlpDownBias => self.biases.mlp,
-            Role::QueryNorm | Role::KeyNorm => SHAPING && self.head_norm,
+            Role::QueryNorm | Role::KeyNorm => SHAPING && !matches!(self.head_norm, HeadNorm::None),
+            Role::QueryNormBias | Role::KeyNormBias => SHAPING && matches!(self.head_norm, HeadNorm::Layer),
             Role::AttentionOutNorm | Role::MlpOutNorm => SHAPING && self.output_norms,
             Role::Head => !self.tied_head,
             Role::HeadBias => self.biases.head,
@@ -76,6 +83,12 @@ impl Arch {
             Role::HeadTransformNormBias => ENCODER && self.head_transform && self.shifts(),
             _ => true,
         }
+    }
+
+    /// Whether every head has norm weights of its own.
+    #[inline(always)]
+    pub(crate) const fn norms_by_head(&self) -> bool {
+        SHAPING && matches!(self.head_norm, HeadNorm::LayerByHead)
     }
 
     /// The tensor of that role, `None` if this record has none.
@@ -109,7 +122,11 @@ impl Arch {
             Role::MlpDown => (Kind::Matrix, self.dim, self.hidden),
             Role::MlpDownBias => (Kind::Vector, 1, self.dim),
             Role::AttentionOutNorm | Role::MlpOutNorm => (Kind::Vector, 1, self.dim),
-            Role::QueryNorm | Role::KeyNorm => (Kind::Vector, 1, self.head_dim),
+            Role::QueryNorm if self.norms_by_head() => (Kind::Vector, 1, self.q_width()),
+            Role::KeyNorm if self.norms_by_head() => (Kind::Vector, 1, self.kv_width()),
+            Role::QueryNorm | Role::KeyNorm | Role::QueryNormBias | Role::KeyNormBias => {
+                (Kind::Vector, 1, self.head_dim)
+            }
             Role::HeadBias => (Kind::Vector, 1, self.vocab),
             Role::FinalNorm | Role::FinalNormBias => (Kind::Vector, 1, self.dim),
             Role::TokenTypeEmbedding => (Kind::Matrix, self.token_types, self.dim),
@@ -202,8 +219,7 @@ impl Order {
     }
 }
 
-/// The first of `all`: roles that only encoders and encoder-decoders have stand last in their lists, and are no part of
-/// other runtimes.
+/// The first of `all`: roles that a feature adds stand last in their lists, and are no part of runtimes without it.
 const fn first<const N: usize>(all: &[Role]) -> [Role; N] {
     let mut roles = [Role::TokenEmbedding; N];
     let mut i = 0;
@@ -243,6 +259,8 @@ const LAYER: [Role; MAX_LAYER] = first(&[
     Role::MlpDown,
     Role::MlpDownBias,
     Role::MlpOutNorm,
+    Role::QueryNormBias,
+    Role::KeyNormBias,
     Role::CrossNorm,
     Role::CrossNormBias,
     Role::CrossQuery,
@@ -289,7 +307,7 @@ mod tests {
         };
         let all = Biases { norm: true, qkv: true, attention_out: true, mlp: true, head: true };
         let full = Arch { position: Position::Learned, rotary_dim: 0, biases: all, tied_head: false, ..plain };
-        let full = Arch { head_norm: true, output_norms: true, ..full };
+        let full = Arch { head_norm: HeadNorm::Rms, output_norms: true, ..full };
         let windowed = Arch { window: 3, window_rope: true, ..plain };
         let alibi = Arch { wiring: Wiring::ParallelOneNorm, position: Position::Alibi, ..full };
         let late = Arch { window_from: 2, ..windowed };
@@ -301,10 +319,11 @@ mod tests {
         let relative = Arch { position: Position::Relative, rotary_dim: 0, relative_distance: 4, ..plain };
         let bare = Arch { causal: false, headless: true, shared_embedding: true, ..relative };
         let cross = Arch { cross: true, ..relative };
-        let full_cross = Arch { cross: true, head_norm: false, output_norms: false, post_norm: true, ..full };
+        let full_cross = Arch { cross: true, head_norm: HeadNorm::None, output_norms: false, post_norm: true, ..full };
         let cross = [relative, bare, cross, full_cross].into_iter().filter(|_| CROSS);
+        let head_norms = [HeadNorm::Layer, HeadNorm::LayerByHead].map(|head_norm| Arch { head_norm, ..plain });
         let archs = [plain, full, windowed, late, alibi, biased];
-        for arch in archs.into_iter().chain(encoder.filter(|_| ENCODER)).chain(cross) {
+        for arch in archs.into_iter().chain(head_norms).chain(encoder.filter(|_| ENCODER)).chain(cross) {
             arch.validate().unwrap();
             let order = Order::new(&arch);
             for (index, spec) in (0u32..).zip(arch.tensors()) {

@@ -8,6 +8,7 @@ pub(crate) struct Windows {
     pub(crate) window: u32,
     pub(crate) from: u32,
     pub(crate) global_every: u32,
+    pub(crate) list: u64,
 }
 
 impl Windows {
@@ -16,6 +17,9 @@ impl Windows {
         if self.window == 0 || layer < self.from {
             return false;
         }
+        if self.list != 0 {
+            return layer < 64 && self.list >> layer & 1 != 0;
+        }
         self.global_every == 0 || !(layer - self.from + 1).is_multiple_of(self.global_every)
     }
 
@@ -23,6 +27,10 @@ impl Windows {
     pub(crate) const fn before(self, layers: u32) -> u32 {
         if self.window == 0 || layers <= self.from {
             return 0;
+        }
+        if self.list != 0 {
+            let behind = if layers < 64 { self.list >> layers << layers } else { 0 };
+            return (self.list ^ behind).count_ones();
         }
         let layers = layers - self.from;
         match layers.checked_div(self.global_every) {
@@ -36,7 +44,7 @@ impl Arch {
     /// Which layers have a window.
     pub(crate) const fn windows(&self) -> Windows {
         let window = if SHAPING { self.window } else { 0 };
-        Windows { window, from: self.window_from, global_every: self.global_every }
+        Windows { window, from: self.window_from, global_every: self.global_every, list: self.window_list }
     }
 
     /// Whether queries of that layer see the last [`Arch::window`] positions only.
@@ -66,7 +74,22 @@ mod tests {
         assert_eq!(windowed(Arch { window_from: 4, ..all }), [false, false, false, false, true, true]);
         assert_eq!(windowed(Arch { global_every: 3, ..all }), [true, true, false, true, true, false]);
         assert_eq!(windowed(Arch { window_from: 1, global_every: 2, ..all }), [false, true, false, true, false, true]);
+        assert_eq!(windowed(Arch { window_list: 0b10_0110, ..all }), [false, true, true, false, false, true]);
+        let long = Arch { layers: 64, window_list: 1 << 63 | 1, ..all };
+        assert!((0..64).all(|layer| long.windowed(layer) == (layer % 63 == 0)) && long.windowed_layers() == 2);
+        for arch in [long, Arch { window_list: 0b10_0110, ..all }, Arch { window_list: 0b1, ..all }] {
+            arch.validate().unwrap();
+            for layers in 0..=arch.layers {
+                let before = (0..layers).filter(|&layer| arch.windowed(layer)).count();
+                assert_eq!(arch.windows().before(layers) as usize, before);
+            }
+        }
         for (arch, field) in [
+            (Arch { window_list: 1 << 6, ..all }, "window_list"),
+            (Arch { window_list: 1, window: 0, ..all }, "window_list"),
+            (Arch { window_list: 1, window_from: 1, ..all }, "window_list"),
+            (Arch { window_list: 1, global_every: 2, ..all }, "window_list"),
+            (Arch { window_list: 1, layers: 65, ..all }, "window_list"),
             (Arch { window_from: 6, ..all }, "window_from"),
             (Arch { window_from: u32::MAX, ..all }, "window_from"),
             (Arch { window_from: 1, window: 0, ..all }, "window_from"),
