@@ -155,7 +155,8 @@ impl Prepared {
         };
         let special = special_tokens(&source, &recipe.arch, tokenizer.as_ref(), &mut notes)?;
         let calibration = match &options.calibration {
-            Calibration::File(path) => read_calibration(path, tokenizer.as_ref())?,
+            // An encoder-decoder is shown sources.
+            Calibration::File(path) => read_calibration(path, source_tokenizer.as_ref().or(tokenizer.as_ref()))?,
             _ => Vec::new(),
         };
         let pooling = if recipe.arch.causal { None } else { sentence::pooling(&source.folder)? };
