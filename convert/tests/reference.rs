@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::{Expected, Sequence, model, models, open, outside, relative_error, repository};
 use serde::Deserialize;
-use thumbformer::arch::{Activation, HeadNorm, Norm, Role, Wiring};
+use thumbformer::arch::{Activation, HeadNorm, LayerSet, Norm, Role, Wiring};
 use thumbformer_convert::Error;
 use thumbformer_convert::recipe::{Part, Recipe, Source as Values};
 use thumbformer_convert::reference::Reference;
@@ -157,7 +157,7 @@ fn mistakes_show() {
         ("logits not capped", mistake("gemma2", &|r| r.arch.logit_cap = 0.0)),
         ("a window one longer", mistake("gemma2", &|r| r.arch.window += 1)),
         ("other layers with the window", mistake("gemma2", &|r| r.arch.global_every = 3)),
-        ("other layers of a list", mistake("ministral", &|r| r.arch.window_list = 0b0110)),
+        ("other layers of a list", mistake("ministral", &|r| r.arch.window_list = LayerSet::from_bits(0b0110))),
         ("RMSNorm of heads", mistake("phi-head-norms", &|r| r.arch.head_norm = HeadNorm::Rms)),
         ("the first head's norm", mistake("stablelm-head-norms", &first_heads_norm)),
         ("one base", mistake("gemma3", &|r| values(r, Role::WindowRopeFrequencies, &|f| *f *= 0.5))),

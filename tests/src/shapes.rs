@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use thumbformer::arch::{Activation, Arch, Biases, HeadNorm, Norm, Position, Wiring};
+use thumbformer::arch::{Activation, Arch, Biases, HeadNorm, LayerSet, Norm, Position, Wiring};
 use thumbformer::blob::header::{Pooling, SpecialTokens};
 use thumbformer::packing::{Layout, Packing};
 use thumbformer_convert::memory::AlignedBytes;
@@ -117,7 +117,7 @@ pub fn shapes() -> Vec<(&'static str, Arch)> {
                 rotary_dim: 6,
                 head_norm: HeadNorm::Layer,
                 window: 37,
-                window_list: 0b1001,
+                window_list: LayerSet::from_bits(0b1001),
                 window_rope: true,
                 ..llama(101, 45, 4, 4, 2, 92, 110)
             }),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use thumbformer::arch::{Activation, Arch, HeadNorm, Kind, Norm, Position, Role, Wiring};
+use thumbformer::arch::{Activation, Arch, HeadNorm, Kind, LayerSet, Norm, Position, Role, Wiring};
 use thumbformer::blob::header::{Header, Pooling};
 use thumbformer::blob::placement;
 use thumbformer::kernel::pool::Pool;
@@ -172,7 +172,12 @@ fn records_that_contradict_themselves_are_refused() {
 /// Which layers have a window, where there is no pattern to it.
 #[test]
 fn lists_of_windowed_layers_are_read_as_written() {
-    let arch = Arch { layers: 35, window: 5, window_list: 1 << 34 | 0b1001, ..llama(5, 4, 1, 1, 1, 4, 9) };
+    let arch = Arch {
+        layers: 35,
+        window: 5,
+        window_list: LayerSet::from_bits(1 << 34 | 0b1001),
+        ..llama(5, 4, 1, 1, 1, 4, 9)
+    };
     let header = |arch| Header { arch, ..*Model::new(&tiny::blob()).expect("a good blob").header() };
     let bytes = header(arch).to_bytes();
     assert_eq!((bytes[52], bytes[61], bytes[164]), (0b1001, 1, 0b100));

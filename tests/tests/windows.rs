@@ -1,6 +1,6 @@
 //! Layers with a window keep a ring of positions: the same bits as with all of them, in the memory that was planned.
 
-use thumbformer::arch::{Activation, Arch, HeadNorm, Norm};
+use thumbformer::arch::{Activation, Arch, HeadNorm, LayerSet, Norm};
 use thumbformer::decode::{PromptLookup, argmax};
 use thumbformer::packing::{Layout, Packing};
 use thumbformer::workers::Serial;
@@ -38,7 +38,7 @@ fn archs() -> Vec<(&'static str, Arch)> {
         ("1", Arch { window: 1, ..odd }),
         ("33, every other layer", Arch { window: 33, global_every: 2, ..odd }),
         ("50, two of three layers", Arch { window: 50, global_every: 3, ..gemma }),
-        ("33, first and last layer", Arch { window: 33, window_list: 0b1001, ..gemma }),
+        ("33, first and last layer", Arch { window: 33, window_list: LayerSet::from_bits(0b1001), ..gemma }),
         ("65, the last layers", Arch { window: 65, global_every: 3, ..gemma }),
     ]
 }

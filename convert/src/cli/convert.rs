@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use serde::Serialize;
-use thumbformer::arch::{Activation, Arch, Norm, Position, Role, TensorSpec};
+use thumbformer::arch::{Activation, Arch, LayerSet, Norm, Position, Role, TensorSpec};
 use thumbformer::blob::header::Header;
 use thumbformer::tokenizer::{Kind, Tokenizer};
 use thumbformer::{Limits, Plan};
@@ -346,8 +346,10 @@ pub fn architecture(a: &Arch) -> String {
     } else {
         format!("{} heads of {} over {}", a.heads, a.head_dim, counted(a.kv_heads as usize, "KV head"))
     };
-    let listed: Vec<String> =
-        (0..a.layers).filter(|&layer| a.window_list != 0 && a.windowed(layer)).map(|layer| layer.to_string()).collect();
+    let listed: Vec<String> = (0..a.layers)
+        .filter(|&layer| a.window_list != LayerSet::NONE && a.windowed(layer))
+        .map(|layer| layer.to_string())
+        .collect();
     let from = if !listed.is_empty() {
         format!(" in layers {}", listed.join(", "))
     } else if a.window_from > 0 {

@@ -164,7 +164,7 @@ impl From<&Arch> for Architecture {
             window: a.window,
             window_from: a.window_from,
             global_every: a.global_every,
-            window_list: a.window_list,
+            window_list: a.window_list.bits(),
             window_rope: a.window_rope,
             output_norms: a.output_norms,
             cross: a.cross,

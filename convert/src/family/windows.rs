@@ -1,6 +1,6 @@
 //! Which layers see a window of positions only.
 
-use thumbformer::arch::Arch;
+use thumbformer::arch::{Arch, LayerSet};
 
 use crate::Result;
 use crate::config::Config;
@@ -49,7 +49,7 @@ pub(super) fn apply(arch: &mut Arch, config: &Config, window: u32, layers: Layer
     arch.window = window.min(arch.context);
     arch.window_from = from;
     arch.global_every = if every > arch.layers - from { 0 } else { every };
-    arch.window_list = list;
+    arch.window_list = LayerSet::from_bits(list);
     Ok(true)
 }
 

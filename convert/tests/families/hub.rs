@@ -449,6 +449,12 @@ fn a_gemma_3_whose_layers_all_have_a_long_window_keeps_its_second_base() {
     let source = Source::find(folder.path(), &Overrides::default()).expect("a source");
     let arch = family::recognise(&source).unwrap_or_else(|error| panic!("{error}")).arch;
     assert_eq!((arch.window, arch.windowed_layers(), arch.window_rope), (arch.context, 3, true));
+
+    config["use_bidirectional_attention"] = json!(true);
+    std::fs::write(folder.path().join("config.json"), config.to_string()).expect("written");
+    let source = Source::find(folder.path(), &Overrides::default()).expect("a source");
+    let error = family::recognise(&source).map(drop).expect_err("an encoder").to_string();
+    mentions(&error, &["use_bidirectional_attention", "encoder", "EmbeddingGemma"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use thumbformer::arch::{Activation, Arch, HeadNorm, Norm, Position, Wiring};
+use thumbformer::arch::{Activation, Arch, HeadNorm, LayerSet, Norm, Position, Wiring};
 use thumbformer_convert::family;
 use thumbformer_convert::source::{Overrides, Source};
 
@@ -111,7 +111,7 @@ fn row(a: &Arch) -> String {
         (a.head_transform, "transform before the head".into()),
         (a.window > 0 && a.windowed_layers() == a.layers, "window".into()),
         (a.window > 0 && a.global_every > 0, "window in some layers".into()),
-        (a.window_list > 0, "window in any layers".into()),
+        (a.window_list != LayerSet::NONE, "window in any layers".into()),
         (a.window > 0 && a.window_from > 0, "window in the upper layers".into()),
         (a.score_cap > 0.0, "capped scores".into()),
         (a.logit_cap > 0.0, "capped logits".into()),

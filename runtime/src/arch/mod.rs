@@ -49,6 +49,7 @@ pub use rules::{
 };
 pub(crate) use tensors::Order;
 pub use tensors::{Kind, TensorSpec, Tensors};
+pub use windows::LayerSet;
 #[cfg(feature = "shaping")]
 pub(crate) use windows::Windows;
 
@@ -231,9 +232,8 @@ pub struct Arch {
     pub window_from: u32,
     /// From there on, every so-many-th layer sees all positions in spite of the window; 0 for none.
     pub global_every: u32,
-    /// The layers with the window where these two do not say it: a bit for each from the lowest on, for 64 layers at most;
-    /// else 0.
-    pub window_list: u64,
+    /// The layers with the window where these two do not say it, in a model of 64 layers at most; else none.
+    pub window_list: LayerSet,
     /// Layers with a window rotate by frequencies of their own.
     pub window_rope: bool,
     /// Norms of the outputs of attention and MLP, before they are added to the residual stream.
@@ -284,7 +284,7 @@ impl Arch {
         window: 0,
         window_from: 0,
         global_every: 0,
-        window_list: 0,
+        window_list: LayerSet::NONE,
         window_rope: false,
         output_norms: false,
         cross: false,

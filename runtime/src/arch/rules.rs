@@ -79,12 +79,13 @@ impl Arch {
                 "window_from",
                 "a layer, and 0 without a window"
             );
-            let listed = self.layers < 64 && self.window_list >> self.layers == 0 || self.layers == 64;
+            let list = self.window_list.bits();
+            let listed = self.layers < 64 && list >> self.layers == 0 || self.layers == 64;
             let no_pattern = self.window > 0 && self.window_from == 0 && self.global_every == 0;
             rule!(
-                self.window_list == 0 || (listed && no_pattern),
+                list == 0 || (listed && no_pattern),
                 "window_list",
-                "a bit for each of at most 64 layers, and 0 without a window or with a pattern"
+                "some of at most 64 layers, and none without a window or with a pattern"
             );
         }
         rule!(self.window > 0 || self.global_every == 0, "global_every", "0 without a window");

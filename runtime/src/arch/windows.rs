@@ -2,6 +2,31 @@
 
 use super::{Arch, SHAPING};
 
+/// Some of a model's first 64 layers.
+///
+/// ```
+/// use thumbformer::arch::LayerSet;
+/// assert_eq!(LayerSet::from_bits(0b1001).bits(), 0b1001); // the first and the fourth
+/// ```
+// Halves, as records are copied all over: an alignment of eight costs a microcontroller code and memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerSet([u32; 2]);
+
+impl LayerSet {
+    /// None of them.
+    pub const NONE: Self = Self([0; 2]);
+
+    /// A bit for each layer, from the lowest on.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self([bits as u32, (bits >> 32) as u32])
+    }
+
+    /// A bit for each layer, from the lowest on.
+    pub const fn bits(self) -> u64 {
+        self.0[0] as u64 | (self.0[1] as u64) << 32
+    }
+}
+
 /// [`Arch::window`], and the layers that have it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Windows {
@@ -44,7 +69,7 @@ impl Arch {
     /// Which layers have a window.
     pub(crate) const fn windows(&self) -> Windows {
         let window = if SHAPING { self.window } else { 0 };
-        Windows { window, from: self.window_from, global_every: self.global_every, list: self.window_list }
+        Windows { window, from: self.window_from, global_every: self.global_every, list: self.window_list.bits() }
     }
 
     /// Whether queries of that layer see the last [`Arch::window`] positions only.
@@ -74,10 +99,17 @@ mod tests {
         assert_eq!(windowed(Arch { window_from: 4, ..all }), [false, false, false, false, true, true]);
         assert_eq!(windowed(Arch { global_every: 3, ..all }), [true, true, false, true, true, false]);
         assert_eq!(windowed(Arch { window_from: 1, global_every: 2, ..all }), [false, true, false, true, false, true]);
-        assert_eq!(windowed(Arch { window_list: 0b10_0110, ..all }), [false, true, true, false, false, true]);
-        let long = Arch { layers: 64, window_list: 1 << 63 | 1, ..all };
+        assert_eq!(
+            windowed(Arch { window_list: LayerSet::from_bits(0b10_0110), ..all }),
+            [false, true, true, false, false, true]
+        );
+        let long = Arch { layers: 64, window_list: LayerSet::from_bits(1 << 63 | 1), ..all };
         assert!((0..64).all(|layer| long.windowed(layer) == (layer % 63 == 0)) && long.windowed_layers() == 2);
-        for arch in [long, Arch { window_list: 0b10_0110, ..all }, Arch { window_list: 0b1, ..all }] {
+        for arch in [
+            long,
+            Arch { window_list: LayerSet::from_bits(0b10_0110), ..all },
+            Arch { window_list: LayerSet::from_bits(0b1), ..all },
+        ] {
             arch.validate().unwrap();
             for layers in 0..=arch.layers {
                 let before = (0..layers).filter(|&layer| arch.windowed(layer)).count();
@@ -85,11 +117,11 @@ mod tests {
             }
         }
         for (arch, field) in [
-            (Arch { window_list: 1 << 6, ..all }, "window_list"),
-            (Arch { window_list: 1, window: 0, ..all }, "window_list"),
-            (Arch { window_list: 1, window_from: 1, ..all }, "window_list"),
-            (Arch { window_list: 1, global_every: 2, ..all }, "window_list"),
-            (Arch { window_list: 1, layers: 65, ..all }, "window_list"),
+            (Arch { window_list: LayerSet::from_bits(1 << 6), ..all }, "window_list"),
+            (Arch { window_list: LayerSet::from_bits(1), window: 0, ..all }, "window_list"),
+            (Arch { window_list: LayerSet::from_bits(1), window_from: 1, ..all }, "window_list"),
+            (Arch { window_list: LayerSet::from_bits(1), global_every: 2, ..all }, "window_list"),
+            (Arch { window_list: LayerSet::from_bits(1), layers: 65, ..all }, "window_list"),
             (Arch { window_from: 6, ..all }, "window_from"),
             (Arch { window_from: u32::MAX, ..all }, "window_from"),
             (Arch { window_from: 1, window: 0, ..all }, "window_from"),

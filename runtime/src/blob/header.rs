@@ -42,7 +42,7 @@
 //! All numbers are little-endian.
 
 use super::BlobError;
-use crate::arch::{Activation, Arch, Biases, CROSS, ENCODER, HeadNorm, Norm, Position, SHAPING, Wiring};
+use crate::arch::{Activation, Arch, Biases, CROSS, ENCODER, HeadNorm, LayerSet, Norm, Position, SHAPING, Wiring};
 use crate::feature::Feature;
 use crate::packing::{Layout, Packing};
 
@@ -232,7 +232,7 @@ impl Header {
             window: u32_at(b, 160),
             window_from: if SHAPING && !listed { from } else { 0 },
             global_every: if listed { 0 } else { every },
-            window_list,
+            window_list: LayerSet::from_bits(window_list),
             score_cap: f32::from_bits(u32_at(b, 168)),
             logit_cap: f32::from_bits(u32_at(b, 172)),
             window_rope: field!(176, "window_rope", { 0 => false, 1 => true }),
@@ -372,8 +372,9 @@ impl Header {
         put(32, &self.tokenizer_len.to_le_bytes());
         put(40, &self.content_crc.to_le_bytes());
         put(48, &self.special.second.map_or(0, |id| id + 1).to_le_bytes());
-        let (listed, list) = (a.window_list != 0, [a.window_list as u32, (a.window_list >> 32) as u32]);
-        let [from, every] = if listed { list } else { [a.window_from, a.global_every] };
+        let list = a.window_list.bits();
+        let listed = list != 0;
+        let [from, every] = if listed { [list as u32, (list >> 32) as u32] } else { [a.window_from, a.global_every] };
         put(52, &from.to_le_bytes());
         put(56, &self.special.mask.map_or(0, |id| id + 1).to_le_bytes());
         put(60, &[self.pooling as u8, u8::from(listed)]);

@@ -102,6 +102,7 @@ pub(crate) const fn shortest(window: usize, oldest: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::LayerSet;
     use crate::packing::Layout;
     use std::vec::Vec;
 
@@ -144,10 +145,10 @@ mod tests {
 
     #[test]
     fn layers_lie_one_behind_the_other() {
-        let listed = [(0, 0, 0b1_0011_0100_1101), (0, 0, 1 << 12)];
+        let listed = [0b1_0011_0100_1101, 1 << 12].map(|bits| (0, 0, LayerSet::from_bits(bits)));
         let patterns = [(0, 0), (0, 1), (0, 2), (0, 3), (0, 6), (5, 0), (4, 3), (12, 0)];
         for (window_from, global_every, window_list) in
-            patterns.map(|(from, every)| (from, every, 0)).into_iter().chain(listed)
+            patterns.map(|(from, every)| (from, every, LayerSet::NONE)).into_iter().chain(listed)
         {
             let arch = Arch { window: 5, window_from, global_every, window_list, layers: 13, ..Arch::PLAIN };
             let rings = Rings { windows: arch.windows(), positions: 64, oldest: 0 };
