@@ -271,7 +271,6 @@ fn stablelm_is_llama_with_layer_norms() {
 
     // Each head has a norm.
     let name = |of: &str, head: usize| format!("model.layers.1.self_attn.{of}_layernorm.norms.{head}.weight");
-    let mut tensors = tensors;
     for (of, heads) in [("q", 4), ("k", 2)] {
         for norm in (0..heads).map(|head| name(of, head)) {
             tensors = tensors.with(&norm.replace("layers.1", "layers.0"), &[6]).with(&norm, &[6]);
