@@ -213,7 +213,7 @@ impl Summary {
             group: header.packing.group,
             tokenizer: prepared.tokenizer.as_ref().and_then(|t| t.tokenizer().ok()).map(|t| tokenizer(&t)),
             ram: ram(header, encoder),
-            boards: boards(header),
+            boards: boards(header, encoder),
             worst_tensors: worst.iter().take(3).map(error).collect(),
             accuracy,
             notes: prepared.notes.clone(),
@@ -288,13 +288,10 @@ pub(super) fn print_ram(ram: &[Ram]) -> Result<()> {
     Ok(())
 }
 
-/// Which boards the model fits, and how; none for an encoder-decoder, which the firmware does not run yet.
-pub fn boards(header: &Header) -> Vec<BoardFit> {
-    if header.arch.cross {
-        return Vec::new();
-    }
+/// Which boards the model fits, and how. `source` is the head of its encoder, if it has one.
+pub fn boards(header: &Header, source: Option<&Header>) -> Vec<BoardFit> {
     let fit = |board: &crate::boards::Board| {
-        let fit = board.fit(header);
+        let fit = board.fit(header, source);
         let verdict = match fit {
             Fit::Context(context) if context == header.arch.context => "fits".into(),
             Fit::Context(context) => format!("fits with a context of {context}"),

@@ -207,7 +207,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         tokenizer: model.tokenizer().map(describe),
         prompt_format: model.tokenizer().and_then(|t| t.prompt_format()).map(|(a, b)| (a.collect(), b.collect())),
         ram: ram(header, source.as_ref().map(|source| source.header())),
-        boards: boards(header),
+        boards: boards(header, source.as_ref().map(|source| source.header())),
         tensors: tensors(&model, 0),
         encoder_tensors: source_tensors.unwrap_or_default(),
     };

@@ -102,7 +102,7 @@ fn sources_have_a_tokenizer_of_their_own() {
     for path in [folder.path(), &thumb] {
         let (of_source, of_target) = (ids(path, &["--source"]), ids(path, &[]));
         assert_eq!(of_source.first(), Some(&20), "{}", path.display());
-        assert_eq!(of_target.first(), Some(&50), "{}", path.display());
+        assert_eq!(of_target.first(), Some(&70), "{}", path.display());
         assert_eq!(of_source.len(), of_target.len());
     }
     for path in [home_thumb().to_owned(), home(), home().join("tokenizer.json")] {

@@ -44,7 +44,7 @@ pub fn marian_of_two_vocabularies(folder: &Path, text: &str) {
     let library = packed.tokenizer().expect("a good section");
     let bare = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
     let ids = tokenizer::encode(&library, text, bare).expect("a text");
-    for (side, vocab, first) in [("source.spm", "vocab.json", 20), ("target.spm", "target_vocab.json", 50)] {
+    for (side, vocab, first) in [("source.spm", "vocab.json", 20), ("target.spm", "target_vocab.json", 70)] {
         std::fs::copy(&spm, folder.join(side)).expect("copied");
         let mut names = serde_json::Map::new();
         for (name, id) in [("</s>", 0), ("<unk>", 1), ("<pad>", 79)] {

@@ -53,7 +53,7 @@ impl Buffers {
     pub fn new(model: &Model<'_>) -> Result<Self, Shortage> {
         let free = memory::give_to(&HEAP);
         let limits = crate::limits(model.arch().context);
-        let plan = Plan::for_header(model.header(), limits).map_err(Shortage::Plan)?;
+        let plan = crate::plan(model.header(), limits, model.blob()).map_err(Shortage::Plan)?;
         let needed = needed(&plan);
         if needed > free {
             let (context, missing) = (limits.context, needed - free);
@@ -75,7 +75,7 @@ fn needed(plan: &Plan) -> usize {
 
 fn longest_context(model: &Model<'_>, limits: Limits, free: usize) -> u32 {
     let fits = |context| {
-        let plan = Plan::for_header(model.header(), Limits { context, ..limits });
+        let plan = crate::plan(model.header(), Limits { context, ..limits }, model.blob());
         plan.is_ok_and(|plan| needed(&plan) <= free)
     };
     (1..=limits.context).rev().find(|&context| fits(context)).unwrap_or(0)
