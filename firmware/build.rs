@@ -56,7 +56,8 @@ fn build() -> Result<()> {
         let (header, source) = (checked.header(), checked.source());
         let source = source.as_ref().map(Model::header);
         built_in = context.unwrap_or(header.arch.context);
-        check_fit(board.name, memories, (header, source), built_in, alloc).map_err(|e| format!("{}: {e}", model.display()))?;
+        let fits = check_fit(board.name, memories, (header, source), built_in, alloc);
+        fits.map_err(|e| format!("{}: {e}", model.display()))?;
         check_features(&board, &checked).map_err(|e| format!("{} {e}", model.display()))?;
     }
     println!("cargo::rustc-env=THUMBFORMER_CONTEXT={built_in}");

@@ -75,8 +75,8 @@ impl Memories {
         header.file_len.saturating_add(Self::FIRMWARE_FLASH).saturating_sub(self.flash)
     }
 
-    /// Bytes of RAM that a session of so many positions lacks. `source` is the head of an encoder-decoder's encoder, whose
-    /// sources are as long, or as long as it allows.
+    /// Bytes of RAM that a session of so many positions lacks. `source` is the head of an encoder-decoder's encoder,
+    /// whose sources are as long, or as long as it allows.
     pub fn missing_ram(&self, header: &Header, source: Option<&Header>, context: u32) -> u64 {
         let session = |plan: Plan| (plan.cache_bytes() + plan.scratch_bytes()) as u64 + Self::firmware_ram(context);
         let plan = Plan::for_header(header, Limits::new(context, CHUNK));

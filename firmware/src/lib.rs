@@ -39,8 +39,8 @@ pub const fn limits(model_context: u32) -> Limits {
     Limits::new(if CONTEXT == 0 { model_context } else { CONTEXT }, built_in(env!("THUMBFORMER_CHUNK")))
 }
 
-/// What a session needs for a model of this head, whose bytes `blob` begins with. Sources of an encoder-decoder are as long
-/// as its context, or as its encoder allows.
+/// What a session needs for a model of this head, whose bytes `blob` begins with. Sources of an encoder-decoder are as
+/// long as its context, or as its encoder allows.
 ///
 /// # Errors
 /// As [`Plan::for_header`].

@@ -247,8 +247,8 @@ struct RaggedPairs {
     nll: Vec<f64>,
 }
 
-/// Sequences of different lengths: each as if it were alone, and as transformers computes them in one batch whose padding
-/// is masked.
+/// Sequences of different lengths: each as if it were alone, and as transformers computes them in one batch whose
+/// padding is masked.
 #[test]
 fn sequences_of_different_lengths_do_not_meet() {
     let text = std::fs::read_to_string(common::repository("tests/fixtures/ragged.json")).expect("a fixture");
