@@ -20,7 +20,8 @@ use thumbformer_convert::pipeline::{Options, Prepared, Silent};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The runtime's features that this firmware has too, for models that need them.
-const FEATURES: [&str; 7] = ["portable", "classic", "shaping", "encoder", "normalizers", "unigram", "wordpiece"];
+const FEATURES: [&str; 8] =
+    ["portable", "classic", "shaping", "encoder", "cross", "normalizers", "unigram", "wordpiece"];
 /// The board of a build that names none.
 const DEFAULT_BOARD: &str = "mps2-an500";
 /// The checkpoint of a build that names no model.
@@ -52,9 +53,11 @@ fn build() -> Result<()> {
         let bytes = fs::read(&model).map_err(|e| format!("{}: {e}", model.display()))?;
         let bytes = AlignedBytes::from(&bytes[..]);
         let checked = Model::new(&bytes).map_err(|e| format!("{}: {e}", model.display()))?;
-        let header = checked.header();
+        let (header, source) = (checked.header(), checked.source());
+        let source = source.as_ref().map(Model::header);
         built_in = context.unwrap_or(header.arch.context);
-        check_fit(board.name, memories, header, built_in, alloc).map_err(|e| format!("{}: {e}", model.display()))?;
+        let fits = check_fit(board.name, memories, (header, source), built_in, alloc);
+        fits.map_err(|e| format!("{}: {e}", model.display()))?;
         check_features(&board, &checked).map_err(|e| format!("{} {e}", model.display()))?;
     }
     println!("cargo::rustc-env=THUMBFORMER_CONTEXT={built_in}");
@@ -238,8 +241,15 @@ fn check_features(board: &Board<'_>, model: &Model<'_>) -> Result<()> {
     Err(format!("needs the {features} {names}: cargo run --release --features {}{target}", all.join(",")).into())
 }
 
-/// Fails, with numbers, if the board is too small. Where the session is sized at run time, so is its RAM checked.
-fn check_fit(board: &str, memories: Memories, header: &Header, context: u32, alloc: bool) -> Result<()> {
+/// Fails, with numbers, if the board is too small for a model of this head, and its encoder's, if it has one. Where the
+/// session is sized at run time, so is its RAM checked.
+fn check_fit(
+    board: &str,
+    memories: Memories,
+    (header, source): (&Header, Option<&Header>),
+    context: u32,
+    alloc: bool,
+) -> Result<()> {
     if context > header.arch.context {
         let model = header.arch.context;
         return Err(format!("THUMBFORMER_CONTEXT={context} exceeds the model's context of {model}").into());
@@ -255,9 +265,9 @@ fn check_fit(board: &str, memories: Memories, header: &Header, context: u32, all
         )
         .into());
     }
-    let missing = memories.missing_ram(header, context);
+    let missing = memories.missing_ram(header, source, context);
     if missing > 0 && !alloc {
-        let advice = match memories.longest_context(header) {
+        let advice = match memories.longest_context(header, source) {
             0 => "no context would fit".to_owned(),
             fits => format!("a context of {fits} would fit: THUMBFORMER_CONTEXT={fits}"),
         };

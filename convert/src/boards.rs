@@ -75,20 +75,25 @@ impl Memories {
         header.file_len.saturating_add(Self::FIRMWARE_FLASH).saturating_sub(self.flash)
     }
 
-    /// Bytes of RAM that a session of so many positions lacks.
-    pub fn missing_ram(&self, header: &Header, context: u32) -> u64 {
+    /// Bytes of RAM that a session of so many positions lacks. `source` is the head of an encoder-decoder's encoder,
+    /// whose sources are as long, or as long as it allows.
+    pub fn missing_ram(&self, header: &Header, source: Option<&Header>, context: u32) -> u64 {
         let session = |plan: Plan| (plan.cache_bytes() + plan.scratch_bytes()) as u64 + Self::firmware_ram(context);
-        let needed = Plan::for_header(header, Limits::new(context, CHUNK)).map_or(u64::MAX, session);
-        needed.saturating_sub(self.ram)
+        let plan = Plan::for_header(header, Limits::new(context, CHUNK));
+        let plan = match source {
+            Some(source) => plan.and_then(|plan| plan.with_source(source, context.min(source.arch.context))),
+            None => plan,
+        };
+        plan.map_or(u64::MAX, session).saturating_sub(self.ram)
     }
 
-    /// The longest context whose session fits the RAM; 0 if none does.
-    pub fn longest_context(&self, header: &Header) -> u32 {
+    /// The longest context whose session fits the RAM; 0 if none does. `source` as in [`Memories::missing_ram`].
+    pub fn longest_context(&self, header: &Header, source: Option<&Header>) -> u32 {
         // Memory grows with the context, in steps of a tile.
         let (mut fits, mut exceeds) = (0, header.arch.context.saturating_add(1));
         while exceeds - fits > 1 {
             let middle = fits + (exceeds - fits) / 2;
-            if self.missing_ram(header, middle) == 0 { fits = middle } else { exceeds = middle }
+            if self.missing_ram(header, source, middle) == 0 { fits = middle } else { exceeds = middle }
         }
         fits
     }
@@ -100,16 +105,16 @@ impl Board {
         self.chip.split(',').next().unwrap_or(self.chip)
     }
 
-    /// The longest context with which the model of this head fits the board.
-    pub fn fit(&self, header: &Header) -> Fit {
+    /// The longest context with which the model of this head fits the board. `source` as in [`Memories::missing_ram`].
+    pub fn fit(&self, header: &Header, source: Option<&Header>) -> Fit {
         let missing = self.memories.missing_flash(header);
         if missing > 0 {
             return Fit::Flash { missing };
         }
         let least = header.arch.context.min(32);
-        match self.memories.longest_context(header) {
+        match self.memories.longest_context(header, source) {
             context if context >= least => Fit::Context(context),
-            _ => Fit::Ram { missing: self.memories.missing_ram(header, least) },
+            _ => Fit::Ram { missing: self.memories.missing_ram(header, source, least) },
         }
     }
 }

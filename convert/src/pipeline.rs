@@ -155,7 +155,8 @@ impl Prepared {
         };
         let special = special_tokens(&source, &recipe.arch, tokenizer.as_ref(), &mut notes)?;
         let calibration = match &options.calibration {
-            Calibration::File(path) => read_calibration(path, tokenizer.as_ref())?,
+            // An encoder-decoder is shown sources.
+            Calibration::File(path) => read_calibration(path, source_tokenizer.as_ref().or(tokenizer.as_ref()))?,
             _ => Vec::new(),
         };
         let pooling = if recipe.arch.causal { None } else { sentence::pooling(&source.folder)? };
@@ -191,6 +192,11 @@ impl Prepared {
     /// The head that the blob will have, but for its checksum.
     pub fn header(&self) -> Header {
         self.plan().header(0)
+    }
+
+    /// The same of its encoder, if it has one.
+    pub fn source_header(&self) -> Option<Header> {
+        self.plan().source.map(|source| source.header(0))
     }
 
     /// Bytes that the blob will have.

@@ -126,6 +126,10 @@ fn the_runtime_computes_what_numpy_computes() {
         "gemma3",
         "mistral-many-windows",
         "gemma3-many-windows",
+        "stablelm-head-norms",
+        "phi-head-norms",
+        "ministral",
+        "gemma3-listed",
         "bart",
         "t5-gated",
     ]) {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::{Expected, Sequence, model, models, open, outside, relative_error, repository};
 use serde::Deserialize;
-use thumbformer::arch::{Activation, Norm, Role, Wiring};
+use thumbformer::arch::{Activation, HeadNorm, LayerSet, Norm, Role, Wiring};
 use thumbformer_convert::Error;
 use thumbformer_convert::recipe::{Part, Recipe, Source as Values};
 use thumbformer_convert::reference::Reference;
@@ -128,6 +128,12 @@ fn mistakes_show() {
         let embedding = factor(recipe, Role::TokenEmbedding, head);
         factor(recipe, Role::Head, embedding);
     };
+    let first_heads_norm = |recipe: &mut Recipe| {
+        for tensor in recipe.tensors.iter_mut().filter(|tensor| tensor.spec.role == Role::QueryNorm) {
+            let Values::Parts(parts) = &mut tensor.source else { panic!("{:?} is not stored", tensor.spec) };
+            parts.iter_mut().for_each(|part| part.tensor = part.tensor.replace("norms.1", "norms.0"));
+        }
+    };
     let errors = [
         ("tanh GELU for erf", mistake("gpt2-erf", &|r| r.arch.activation = Activation::GeluTanh)),
         ("erf GELU for tanh", mistake("gpt2", &|r| r.arch.activation = Activation::Gelu)),
@@ -151,6 +157,9 @@ fn mistakes_show() {
         ("logits not capped", mistake("gemma2", &|r| r.arch.logit_cap = 0.0)),
         ("a window one longer", mistake("gemma2", &|r| r.arch.window += 1)),
         ("other layers with the window", mistake("gemma2", &|r| r.arch.global_every = 3)),
+        ("other layers of a list", mistake("ministral", &|r| r.arch.window_list = LayerSet::from_bits(0b0110))),
+        ("RMSNorm of heads", mistake("phi-head-norms", &|r| r.arch.head_norm = HeadNorm::Rms)),
+        ("the first head's norm", mistake("stablelm-head-norms", &first_heads_norm)),
         ("one base", mistake("gemma3", &|r| values(r, Role::WindowRopeFrequencies, &|f| *f *= 0.5))),
         ("other slopes", mistake("bloom", &|r| values(r, Role::AlibiSlopes, &|s| *s *= 0.5))),
         ("the window in all layers", mistake("qwen2-windowed", &|r| r.arch.window_from = 0)),

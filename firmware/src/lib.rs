@@ -20,7 +20,9 @@ mod memory_functions;
 #[cfg_attr(not(feature = "model-in-flash"), path = "model/embedded.rs")]
 pub mod model;
 
-use thumbformer::Limits;
+use thumbformer::blob::header::Header;
+use thumbformer::plan::PlanError;
+use thumbformer::{Limits, Plan};
 
 /// A number of the build script.
 const fn built_in(digits: &str) -> u32 {
@@ -36,4 +38,26 @@ pub const CONTEXT: u32 = built_in(env!("THUMBFORMER_CONTEXT"));
 /// What the build chose for a model of so many positions.
 pub const fn limits(model_context: u32) -> Limits {
     Limits::new(if CONTEXT == 0 { model_context } else { CONTEXT }, built_in(env!("THUMBFORMER_CHUNK")))
+}
+
+/// What a session needs for a model of this head, whose bytes `blob` begins with. Sources of an encoder-decoder are as
+/// long as its context, or as its encoder allows.
+///
+/// # Errors
+/// As [`Plan::for_header`].
+pub const fn plan(
+    header: &Header,
+    limits: Limits,
+    #[cfg_attr(not(feature = "cross"), allow(unused_variables, reason = "where there is no encoder"))] blob: &[u8],
+) -> Result<Plan, PlanError> {
+    #[cfg(feature = "cross")]
+    if let Some(Ok(source)) = header.read_source(blob) {
+        let longest = source.arch.context;
+        let positions = if limits.context < longest { limits.context } else { longest };
+        return match Plan::for_header(header, limits) {
+            Ok(plan) => plan.with_source(&source, positions),
+            error => error,
+        };
+    }
+    Plan::for_header(header, limits)
 }

@@ -6,7 +6,7 @@
 //!
 //! Every request gets exactly one line of output, an empty one if it could not be answered; the log says why. A request of
 //! the form `ids:1,482,297` gives token ids in place of text; to a model without a tokenizer that is the only way to talk,
-//! and it answers in ids.
+//! and it answers in ids. To a model that has an encoder, a request is the source that it answers.
 #![no_std]
 #![no_main]
 
@@ -19,7 +19,11 @@ use firmware::clock::{self, Tick};
 use firmware::input::{Input, LINE, Line};
 use firmware::{memory, model};
 use static_cell::{ConstStaticCell, StaticCell};
+#[cfg(feature = "cross")]
+use thumbformer::blob::header::SpecialTokens;
 use thumbformer::decode::argmax;
+#[cfg(feature = "cross")]
+use thumbformer::tokenizer::EncodeOptions;
 use thumbformer::tokenizer::{EncodeError, workspace_len};
 use thumbformer::{BlobError, Digest, Model, Session, SessionError};
 
@@ -75,13 +79,25 @@ fn main() -> ! {
 /// Checks the model and gives it memory. Not inlined: its own large frame is gone when the first token is computed.
 #[inline(never)]
 fn start() -> Result<(&'static mut Session<'static, 'static>, &'static mut [u32]), Failure> {
+    begin(checked()?)
+}
+
+/// Two models in one, and what checks them, take half a stack: then the session's frame waits until that is gone.
+#[cfg_attr(feature = "cross", inline(never))]
+#[cfg_attr(not(feature = "cross"), inline(always))]
+fn checked() -> Result<Model<'static>, Failure> {
     let blob = model::bytes().map_err(Failure::NoModel)?;
-    let model = Model::new(blob).map_err(Failure::ModelRefused)?;
+    Model::new(blob).map_err(Failure::ModelRefused)
+}
+
+#[cfg_attr(feature = "cross", inline(never))]
+#[cfg_attr(not(feature = "cross"), inline(always))]
+fn begin(model: Model<'static>) -> Result<(&'static mut Session<'static, 'static>, &'static mut [u32]), Failure> {
     let Buffers { plan, cache, scratch, ids } = Buffers::new(&model).map_err(Failure::TooLittleMemory)?;
     defmt::info!(
         "model of {=u64} parameters, {=usize} bytes of flash; context {=u32}",
         model.arch().parameters(),
-        blob.len(),
+        model.blob().len(),
         plan.limits().context
     );
     defmt::info!(
@@ -125,6 +141,13 @@ fn answer(
     let count = match (request.strip_prefix("ids:"), tokenizer) {
         _ if request.is_empty() => return Err(Refusal::Empty),
         (Some(list), _) => parse(list, ids)?,
+        #[cfg(feature = "cross")]
+        (None, _) if session.model().arch().cross => {
+            let tokenizer = session.model().source_tokenizer().ok_or(Refusal::NoTokenizer)?;
+            // A text may name the language of its answer.
+            let options = EncodeOptions::default();
+            tokenizer.encode(request, options, workspace, ids).map_err(Refusal::Tokenizer)?
+        }
         (None, Some(tokenizer)) => tokenizer.encode_prompt(request, workspace, ids).map_err(Refusal::Tokenizer)?,
         (None, None) => return Err(Refusal::NoTokenizer),
     };
@@ -133,6 +156,13 @@ fn answer(
 
     session.reset();
     let start = clock::now();
+    #[cfg(feature = "cross")]
+    let prompt = if session.model().arch().cross {
+        session.encode_source(prompt).map_err(Refusal::Session)?;
+        answer_start(&special, ids)
+    } else {
+        prompt
+    };
     let mut logits = session.prefill(prompt).map_err(Refusal::Session)?;
     let prefill = clock::now() - start;
 
@@ -174,6 +204,17 @@ fn answer(
     let (used, size) = memory::stack();
     defmt::info!("stack: {=usize} of {=usize} bytes used so far", used, size);
     Ok(())
+}
+
+/// What every answer to a source starts with, written to the front of `ids`.
+#[cfg(feature = "cross")]
+fn answer_start<'i>(special: &SpecialTokens, ids: &'i mut [u32]) -> &'i [u32] {
+    let mut count = 0;
+    for (slot, id) in ids.iter_mut().zip(special.start.into_iter().chain(special.second)) {
+        *slot = id;
+        count += 1;
+    }
+    ids.get(..count).unwrap_or(&[])
 }
 
 /// How fast so many tokens went. In floats, whose division the processor has, to seven digits.

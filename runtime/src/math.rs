@@ -176,13 +176,20 @@ fn normalise(eps: f32, x: &[f32], weight: &[f32], out: &mut [f32], centred: impl
     }
 }
 
-/// RMSNorm of one head, in place.
+/// The same of one head, in place.
 #[inline(always)]
-pub fn norm_head(eps: f32, head: &mut [f32], weight: &[f32]) {
+pub fn norm_head(kind: Norm, eps: f32, head: &mut [f32], weight: &[f32], bias: Option<&[f32]>) {
+    if kind == Norm::Layer {
+        let mean = sum(head, |x| x) / head.len() as f32;
+        head.iter_mut().for_each(|x| *x -= mean);
+    }
     let variance = sum(head, |x| x * x) / head.len() as f32;
     let inverse = 1.0 / libm::sqrtf(variance + eps);
     for (x, &w) in head.iter_mut().zip(weight) {
         *x = (*x * inverse) * w;
+    }
+    for (x, &b) in head.iter_mut().zip(bias.unwrap_or(&[])) {
+        *x += b;
     }
 }
 

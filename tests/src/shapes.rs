@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use thumbformer::arch::{Activation, Arch, Biases, Norm, Position, Wiring};
+use thumbformer::arch::{Activation, Arch, Biases, HeadNorm, LayerSet, Norm, Position, Wiring};
 use thumbformer::blob::header::{Pooling, SpecialTokens};
 use thumbformer::packing::{Layout, Packing};
 use thumbformer_convert::memory::AlignedBytes;
@@ -57,7 +57,7 @@ pub fn shapes() -> Vec<(&'static str, Arch)> {
             scaled(Arch {
                 head_dim: 10,
                 rotary_dim: 10,
-                head_norm: true,
+                head_norm: HeadNorm::Rms,
                 embedding_scale: 45f32.sqrt(),
                 activation: Activation::GeluTanh,
                 ..llama(101, 45, 2, 4, 2, 92, 75)
@@ -83,7 +83,7 @@ pub fn shapes() -> Vec<(&'static str, Arch)> {
                 global_every: 2,
                 window_rope: true,
                 output_norms: true,
-                head_norm: true,
+                head_norm: HeadNorm::Rms,
                 ..llama(101, 45, 3, 4, 2, 92, 110)
             }),
         ),
@@ -96,6 +96,30 @@ pub fn shapes() -> Vec<(&'static str, Arch)> {
                 window_from: 1,
                 final_norm: false,
                 ..llama(101, 45, 3, 4, 2, 92, 75)
+            }),
+        ),
+        (
+            "norms of each head",
+            scaled(Arch {
+                head_dim: 6,
+                rotary_dim: 2,
+                norm: Norm::Layer,
+                head_norm: HeadNorm::LayerByHead,
+                wiring: Wiring::ParallelOneNorm,
+                biases: Biases { norm: true, ..Biases::default() },
+                ..llama(101, 45, 2, 4, 2, 92, 75)
+            }),
+        ),
+        (
+            "listed windows",
+            scaled(Arch {
+                head_dim: 10,
+                rotary_dim: 6,
+                head_norm: HeadNorm::Layer,
+                window: 37,
+                window_list: LayerSet::from_bits(0b1001),
+                window_rope: true,
+                ..llama(101, 45, 4, 4, 2, 92, 110)
             }),
         ),
         (

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use thumbformer::arch::{Activation, Kind, MAX_FREQUENCY, Norm, Position, Role, Wiring};
+use thumbformer::arch::{Activation, Arch, HeadNorm, Kind, LayerSet, MAX_FREQUENCY, Norm, Position, Role, Wiring};
 use thumbformer::blob::header::{Header, Pooling};
 use thumbformer::blob::placement;
 use thumbformer::kernel::pool::Pool;
@@ -42,7 +42,7 @@ fn the_hand_made_blob_is_read_as_the_tables_say() {
     assert_eq!((a.norm, a.position, a.activation), (Norm::Rms, Position::Rope, Activation::Silu));
     assert_eq!((a.gated, a.tied_head, a.norm_eps, a.attention_scale), (true, true, 1e-5, 0.707));
     assert!(!(a.biases.norm || a.biases.qkv || a.biases.attention_out || a.biases.mlp || a.biases.head));
-    assert!(a.wiring == Wiring::Sequential && !a.head_norm && a.embedding_scale == 1.0);
+    assert!(a.wiring == Wiring::Sequential && a.head_norm == HeadNorm::None && a.embedding_scale == 1.0);
     assert!(a.final_norm && !a.normed_residual && (a.window, a.window_from) == (0, 0));
     assert!(a.causal && !(a.post_norm || a.embedding_norm || a.head_transform || a.headless) && a.token_types == 0);
     assert_eq!((model.special().mask, header.pooling), (None, Pooling::Mean));
@@ -87,7 +87,7 @@ fn heads_with_bad_fields_are_refused() {
     assert_eq!(refused(|b| b[100] = 32), field("biases", 32));
     assert_eq!(refused(|b| b[101] = 255), field("tied_head", 255));
     assert_eq!(refused(|b| b[102] = 3), field("wiring", 3));
-    assert_eq!(refused(|b| b[103] = 2), field("head_norm", 2));
+    assert_eq!(refused(|b| b[103] = 4), field("head_norm", 4));
     assert_eq!(refused(|b| b[176] = 2), field("window_rope", 2));
     assert_eq!(refused(|b| b[177] = 2), field("output_norms", 2));
     assert_eq!(refused(|b| put(b, 128, 3)), field("start_token", 3));
@@ -109,7 +109,9 @@ fn heads_with_bad_fields_are_refused() {
     assert_eq!(refused(|b| b[178] = 1), field("source_len", 0), "no encoder");
     assert_eq!(refused(|b| b[179] = 2), field("shared_embedding", 2));
     assert_eq!(refused(|b| b[184] = 64), field("source_len", 64), "nothing that attends to it");
-    for at in [13, 14, 15, 61, 63] {
+    assert_eq!(refused(|b| b[61] = 2), field("window_listed", 2));
+    assert_eq!(refused(|b| b[61] = 1), field("window_list", 0), "no list");
+    for at in [13, 14, 15, 62, 63] {
         assert_eq!(refused(|b| b[at] = 1), BlobError::NotZero { offset: at as u64 });
     }
 }
@@ -165,6 +167,28 @@ fn records_that_contradict_themselves_are_refused() {
     }
     let learned = refused(|b| b[97] = 0);
     assert!(matches!(learned, BlobError::Arch(e) if e.field == "rotary_dim"), "{learned:?}");
+}
+
+/// Which layers have a window, where there is no pattern to it.
+#[test]
+fn lists_of_windowed_layers_are_read_as_written() {
+    let arch = Arch {
+        layers: 35,
+        window: 5,
+        window_list: LayerSet::from_bits(1 << 34 | 0b1001),
+        ..llama(5, 4, 1, 1, 1, 4, 9)
+    };
+    let header = |arch| Header { arch, ..*Model::new(&tiny::blob()).expect("a good blob").header() };
+    let bytes = header(arch).to_bytes();
+    assert_eq!((bytes[52], bytes[61], bytes[164]), (0b1001, 1, 0b100));
+    assert_eq!(Header::read(&bytes).map(|header| header.arch), Ok(arch));
+    let refused = |arch| match Header::read(&header(arch).to_bytes()) {
+        Err(BlobError::Arch(error)) => assert_eq!(error.field, "window_list"),
+        other => panic!("{other:?}"),
+    };
+    refused(Arch { layers: 34, ..arch });
+    refused(Arch { layers: 65, ..arch });
+    refused(Arch { window: 0, ..arch });
 }
 
 #[test]

@@ -17,6 +17,7 @@ use thumbformer::arch::Arch;
 use thumbformer::blob::{ENTRY_BYTES, header::HEADER_BYTES};
 use thumbformer::decode::argmax;
 use thumbformer::packing::{Layout, Packing};
+use thumbformer::tokenizer::EncodeOptions;
 use thumbformer::workers::Serial;
 use thumbformer::{Backend, Digest, Feature, Limits, Model, Plan, Session};
 use thumbformer_convert::boards::Memories;
@@ -75,7 +76,7 @@ fn built(options: &[&str]) -> Firmware {
 }
 
 /// Everything that models can need of a decoder.
-const ALL: &str = "model-in-flash,portable,classic,shaping,encoder,normalizers,unigram,wordpiece";
+const ALL: &str = "model-in-flash,portable,classic,shaping,encoder,cross,normalizers,unigram,wordpiece";
 
 /// The firmware that finds its model in flash of its own, whatever that needs.
 fn without_model(board: &str) -> Firmware {
@@ -126,10 +127,14 @@ impl Said {
 
     /// Interrupts included, half of the stack was enough.
     fn used_little_stack(&self, board: &str) {
+        self.used_stack_below(board, 8 << 10);
+    }
+
+    fn used_stack_below(&self, board: &str, most: u32) {
         let stack = self.logged("stack:").last().copied().expect("it says so after every answer");
         println!("{board}: stack: {stack}");
         let used = stack.split(' ').next().and_then(|used| used.parse().ok());
-        assert!(used.is_some_and(|used: u32| used < 8 << 10), "{board}: {stack}");
+        assert!(used.is_some_and(|used: u32| used < most), "{board}: {stack}");
     }
 
     /// What follows a word at the beginning of log messages.
@@ -145,13 +150,20 @@ struct Answer {
     digest: Digest,
 }
 
-/// By the portable backend: the definition of every result.
+/// By the portable backend: the definition of every result. An encoder-decoder's prompt is the source that it answers.
 fn on_the_desk(model: Model<'_>, prompt: &[u32], context: u32) -> Answer {
-    let plan = Plan::for_header(model.header(), Limits::new(context, 5)).expect("a plan");
+    let plan = Plan::for_model(&model, Limits::new(context, 5)).expect("a plan");
     let (mut cache, mut scratch) = (vec![0; plan.cache_bytes()], vec![0; plan.scratch_bytes()]);
     let session = Session::with(model, &plan, &mut cache, &mut scratch, Backend::PORTABLE, Serial);
     let mut session = session.expect("buffers as planned");
     let mut answer = Answer { ids: Vec::new(), digest: Digest::new() };
+    let start: Vec<u32> = model.special().start.into_iter().chain(model.special().second).collect();
+    let prompt = if model.arch().cross {
+        session.encode_source(prompt).expect("a good source");
+        &start
+    } else {
+        prompt
+    };
     let mut logits = session.prefill(prompt).expect("a good prompt");
     loop {
         answer.digest.update(logits);
@@ -211,18 +223,17 @@ fn every_model_gives_the_desktops_bits() {
     for board in CORES {
         let (firmware, plain) = (without_model(board), built(&["--board", board, "--features", "model-in-flash"]));
         let mut run_by_both = 0;
-        // The demonstration continues texts; what encodes or answers a source is compared by the table of targets.
-        let continues = |name: &String| {
-            let arch = common::open(&common::model(name), None).1.arch;
-            arch.causal && !arch.cross
-        };
-        for name in common::models().into_iter().filter(continues) {
+        // The demonstration answers texts; what only encodes them is compared by the table of targets.
+        let answers = |name: &String| common::open(&common::model(name), None).1.arch.causal;
+        for name in common::models().into_iter().filter(answers) {
             // Both layouts: each has the other's kernel fall back.
             for layout in [Layout::Dsp, Layout::Rows8] {
                 let blob = convert(&common::model(&name), Packing { layout, ..PACKING });
                 let model = Model::new(&blob).expect("a good blob");
                 let arch = model.arch();
-                let prompt: Vec<u32> = (0..arch.context * 2 / 3).map(|i| (i * 7 + 3) % arch.vocab).collect();
+                let reader = model.source().map_or(*arch, |encoder| *encoder.arch());
+                let length = reader.context.min(arch.context) * 2 / 3;
+                let prompt: Vec<u32> = (0..length).map(|i| (i * 7 + 3) % reader.vocab).collect();
                 let path = file(&format!("every-{board}.thumb"), &blob);
                 let said = firmware.hears(Some(&path), request(&prompt).as_bytes());
                 let desk = on_the_desk(model, &prompt, arch.context);
@@ -249,6 +260,49 @@ fn every_model_gives_the_desktops_bits() {
         assert!(run_by_both >= 3, "only {run_by_both} models need nothing");
     }
 }
+
+#[test]
+#[ignore = "builds firmware and needs qemu-system-arm"]
+fn sources_are_read_by_their_own_tokenizer() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("marian");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    common::marian_of_two_vocabularies(&folder, "the lamp");
+    let blob = convert(&folder, PACKING);
+    let model = Model::new(&blob).expect("a good blob");
+    let path = file("marian.thumb", &blob);
+    let (mut workspace, mut ids) = (vec![0; 2048], vec![0; 64]);
+    let tokenizer = model.source_tokenizer().expect("a tokenizer");
+    let options = EncodeOptions::default();
+    let count = tokenizer.encode("the lamp", options, &mut workspace, &mut ids).expect("it fits");
+    let desk = on_the_desk(model, &ids[..count], 9);
+    let text = thumbformer_convert::tokenizer::decode(model.tokenizer().expect("a tokenizer"), &desk.ids, true);
+    assert!(!text.is_empty());
+    let too_long = request(&[20; 10]);
+    for board in CORES {
+        // Sized when it is built, and when it starts.
+        let built_in = built(&["--board", board, "--model", self::text(&path), "--context", "9", "--features", MARIAN]);
+        let alloc = built(&["--board", board, "--context", "9", "--features", ALL]);
+        for (firmware, model) in [(built_in, None), (alloc, Some(path.as_path()))] {
+            let said = firmware.hears(model, format!("the lamp\n{too_long}\nthe lamp").as_bytes());
+            assert_eq!(said.lines(), [&text, "", "", &text], "{board}: {}", said.log);
+            assert_eq!(
+                said.logged("tokens"),
+                [format!("{:?}", desk.ids), format!("{:?}", desk.ids)],
+                "{board}: {said:?}"
+            );
+            let digest = format!("{:016x}", desk.digest.value());
+            assert_eq!(said.logged("digest"), [digest.as_str(); 2], "{board}: {said:?}");
+            assert!(said.log.contains("OutputFull"), "{board}: {}", said.log);
+            // Two models in one are checked.
+            said.used_stack_below(board, 12 << 10);
+        }
+    }
+    let error = build(&["--model", self::text(&path)]).err().expect("it needs features");
+    assert!(error.contains(&format!("cargo run --release --features {MARIAN}\n")), "{error}");
+}
+
+/// What the Marian of the tests needs.
+const MARIAN: &str = "classic,encoder,cross,normalizers,unigram";
 
 #[test]
 #[ignore = "builds firmware and needs qemu-system-arm"]

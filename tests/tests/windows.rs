@@ -1,6 +1,6 @@
 //! Layers with a window keep a ring of positions: the same bits as with all of them, in the memory that was planned.
 
-use thumbformer::arch::{Activation, Arch, Norm};
+use thumbformer::arch::{Activation, Arch, HeadNorm, LayerSet, Norm};
 use thumbformer::decode::{PromptLookup, argmax};
 use thumbformer::packing::{Layout, Packing};
 use thumbformer::workers::Serial;
@@ -27,7 +27,7 @@ fn archs() -> Vec<(&'static str, Arch)> {
         logit_cap: 3.0,
         window_rope: true,
         output_norms: true,
-        head_norm: true,
+        head_norm: HeadNorm::Rms,
         ..llama(61, 24, 4, 4, 1, 44, CONTEXT)
     });
     let odd = scaled(Arch { head_dim: 7, rotary_dim: 4, norm: Norm::Layer, ..llama(61, 21, 3, 3, 3, 30, CONTEXT) });
@@ -38,6 +38,7 @@ fn archs() -> Vec<(&'static str, Arch)> {
         ("1", Arch { window: 1, ..odd }),
         ("33, every other layer", Arch { window: 33, global_every: 2, ..odd }),
         ("50, two of three layers", Arch { window: 50, global_every: 3, ..gemma }),
+        ("33, first and last layer", Arch { window: 33, window_list: LayerSet::from_bits(0b1001), ..gemma }),
         ("65, the last layers", Arch { window: 65, global_every: 3, ..gemma }),
     ]
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use serde::Serialize;
-use thumbformer::arch::{Activation, Arch, Norm, Position, Role, TensorSpec};
+use thumbformer::arch::{Activation, Arch, LayerSet, Norm, Position, Role, TensorSpec};
 use thumbformer::blob::header::Header;
 use thumbformer::tokenizer::{Kind, Tokenizer};
 use thumbformer::{Limits, Plan};
@@ -213,7 +213,7 @@ impl Summary {
             group: header.packing.group,
             tokenizer: prepared.tokenizer.as_ref().and_then(|t| t.tokenizer().ok()).map(|t| tokenizer(&t)),
             ram: ram(header, encoder),
-            boards: boards(header),
+            boards: boards(header, encoder),
             worst_tensors: worst.iter().take(3).map(error).collect(),
             accuracy,
             notes: prepared.notes.clone(),
@@ -288,13 +288,10 @@ pub(super) fn print_ram(ram: &[Ram]) -> Result<()> {
     Ok(())
 }
 
-/// Which boards the model fits, and how; none for an encoder-decoder, which the firmware does not run yet.
-pub fn boards(header: &Header) -> Vec<BoardFit> {
-    if header.arch.cross {
-        return Vec::new();
-    }
+/// Which boards the model fits, and how. `source` is the head of its encoder, if it has one.
+pub fn boards(header: &Header, source: Option<&Header>) -> Vec<BoardFit> {
     let fit = |board: &crate::boards::Board| {
-        let fit = board.fit(header);
+        let fit = board.fit(header, source);
         let verdict = match fit {
             Fit::Context(context) if context == header.arch.context => "fits".into(),
             Fit::Context(context) => format!("fits with a context of {context}"),
@@ -346,7 +343,17 @@ pub fn architecture(a: &Arch) -> String {
     } else {
         format!("{} heads of {} over {}", a.heads, a.head_dim, counted(a.kv_heads as usize, "KV head"))
     };
-    let from = if a.window_from > 0 { format!(" from layer {} on", a.window_from) } else { String::new() };
+    let listed: Vec<String> = (0..a.layers)
+        .filter(|&layer| a.window_list != LayerSet::NONE && a.windowed(layer))
+        .map(|layer| layer.to_string())
+        .collect();
+    let from = if !listed.is_empty() {
+        format!(" in layers {}", listed.join(", "))
+    } else if a.window_from > 0 {
+        format!(" from layer {} on", a.window_from)
+    } else {
+        String::new()
+    };
     let window = match (a.window, a.global_every) {
         (0, _) => String::new(),
         (window, 0) => format!(" in windows of {window}{from}"),
@@ -362,7 +369,7 @@ pub fn architecture(a: &Arch) -> String {
         counted(a.layers as usize, "layer"),
         if a.is_parallel() { " in parallel" } else { "" },
         a.dim,
-        if a.head_norm { " (normalised)" } else { "" },
+        if a.head_norm.kind().is_some() { " (normalised)" } else { "" },
         if a.gated { "gated " } else { "" },
         a.hidden,
         match (a.post_norm, a.normed_residual, a.final_norm) {

@@ -101,6 +101,10 @@ pub struct Conversion {
     pub calibrate: Option<PathBuf>,
 }
 
+/// What to do with a model that has no tokenizer.
+const WITHOUT_TOKENIZER: &str =
+    "convert its checkpoint with --tokenizer, or give token ids, which `run` and `eval` take with --ids";
+
 impl Conversion {
     /// The first option that was given, as the user spells it.
     fn given(&self) -> Option<&'static str> {
@@ -306,7 +310,7 @@ impl<'a> Loaded<'a> {
     /// There is none.
     pub fn require_tokenizer(&self) -> Result<Tokenizer<'a>> {
         self.tokenizer()?
-            .ok_or_else(|| Error::Usage(format!("{} has no tokenizer: give token ids with --ids", self.path.display())))
+            .ok_or_else(|| Error::Usage(format!("{} has no tokenizer: {WITHOUT_TOKENIZER}", self.path.display())))
     }
 
     /// The tokenizer for the sources of an encoder-decoder, or an error that says what to do without.

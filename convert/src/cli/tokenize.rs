@@ -22,6 +22,9 @@ pub struct Arguments {
     /// The other way: ids to text
     #[arg(long)]
     pub decode: bool,
+    /// With the tokenizer for the sources of an encoder-decoder, where sources and answers have one each
+    #[arg(long)]
+    pub source: bool,
     /// Leave out the tokens that the tokenizer puts around every text, such as `<s>`; with --decode, all special tokens
     #[arg(long)]
     pub no_special: bool,
@@ -43,10 +46,27 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let (input, output) = (std::io::stdin().lock(), std::io::BufWriter::new(std::io::stdout().lock()));
         tokenizer::command(tokenizer, input, output, options)
     };
-    if !is_blob(path) {
-        return command(&tokenizer::load(path)?.tokenizer()?);
+    let one = || Error::Usage(format!("--source: {} has one tokenizer, for all texts", path.display()));
+    if is_blob(path) {
+        let blob = mapped::open(path)?;
+        let model = Model::new(&blob).map_err(|source| Error::Blob { path: path.clone(), source })?;
+        if arguments.source && model.source().is_none() {
+            return Err(one());
+        }
+        let found = if arguments.source { model.source_tokenizer() } else { model.tokenizer() };
+        return command(found.ok_or_else(|| Error::format(path, "the model has no tokenizer"))?);
     }
-    let blob = mapped::open(path)?;
-    let model = Model::new(&blob).map_err(|source| Error::Blob { path: path.clone(), source })?;
-    command(model.tokenizer().ok_or_else(|| Error::format(path, "the model has no tokenizer"))?)
+    let pair = if path.is_dir() { tokenizer::marian::load(path)? } else { None };
+    let packed = match pair {
+        Some([of_source, of_target]) => {
+            if arguments.source {
+                of_source
+            } else {
+                of_target
+            }
+        }
+        None if arguments.source => return Err(one()),
+        None => tokenizer::load(path)?,
+    };
+    command(&packed.tokenizer()?)
 }

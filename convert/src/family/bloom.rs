@@ -65,8 +65,9 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     };
     let mut draft = Draft::read(names, config, &terms, TABLE)?;
     draft.arch.hidden = draft.arch.dim.saturating_mul(4);
-    if config.integer("n_inner")?.is_some_and(|hidden| hidden != draft.arch.hidden) {
-        return Err(config.error("n_inner", format!("4 times the width, {}", draft.arch.hidden)));
+    if let Some(found) = config.integer("n_inner")?.filter(|&found| found != draft.arch.hidden) {
+        let hidden = draft.arch.hidden;
+        draft.notes.push(format!("n_inner is {found}, but a BLOOM's MLP is 4 times as wide as the model: {hidden}"));
     }
     draft.arch.context = match config.integer("seq_length")? {
         Some(context) => context,

@@ -2,10 +2,10 @@
 //! the second also norms of what attention and MLP put out, capped scores, and layers that see a window only.
 
 use serde_json::Value;
-use thumbformer::arch::Activation;
+use thumbformer::arch::{Activation, HeadNorm};
 
 use super::llama::Draft;
-use super::{Family, Names, activation, fixed, rope, sliding_window, windows};
+use super::{Family, Names, activation, rope, sliding_window, windows};
 use crate::Result;
 use crate::config::Config;
 use crate::recipe::Recipe;
@@ -78,7 +78,7 @@ fn third(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     };
     let mut draft = Draft::with_rope(names, config, &own, read)?;
     later(&mut draft, names, config, config.integer("sliding_window_pattern")?.unwrap_or(6))?;
-    draft.arch.head_norm = true;
+    draft.arch.head_norm = HeadNorm::Rms;
     draft.arch.score_cap = cap(config, "attn_logit_softcapping", None)?;
     draft.arch.logit_cap = cap(config, "final_logit_softcapping", None)?;
     if draft.arch.window > 0 {
@@ -91,7 +91,13 @@ fn third(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
 
 /// What all three have.
 fn common(draft: &mut Draft, names: &Names<'_>, config: &Config) -> Result<()> {
-    fixed(config, "use_bidirectional_attention", false)?;
+    if config.boolean("use_bidirectional_attention")?.unwrap_or(false) {
+        return Err(config.error(
+            "use_bidirectional_attention",
+            "false: with true the model continues no text but is an encoder, as EmbeddingGemma is, whose windows reach \
+             to both sides and whose vectors go through further layers; neither is computed",
+        ));
+    }
     draft.tie_by_default(names, config)?;
     let bias = config.boolean("attention_bias")?.unwrap_or(false);
     draft.arch.biases.qkv = bias;
@@ -113,10 +119,9 @@ fn later(draft: &mut Draft, names: &Names<'_>, config: &Config, every: u32) -> R
     }
     draft.arch.attention_scale = scalar.sqrt().recip() as f32;
     if let Some(window) = sliding_window(config, Some(4096))? {
-        let layers = windows::Layers { from: 0, every };
+        let layers = windows::Layers::but_every(every);
         if !windows::apply(&mut draft.arch, config, window, layers)? {
-            let pattern =
-                "full_attention in every so-many-th layer behind the first ones, sliding_attention in the others";
+            let pattern = "full_attention in every so-many-th layer behind the first ones, or at most 64 layers";
             return Err(config.error("layer_types", pattern));
         }
     }

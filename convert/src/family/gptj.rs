@@ -3,7 +3,7 @@
 use thumbformer::arch::{Activation, Biases, Kind, Role, TensorSpec, Wiring};
 
 use super::spelling::{Draft, Qkv, Table, Terms};
-use super::{Family, Names, Piece, activation, fixed, rope};
+use super::{Family, Names, Piece, activation, rope};
 use crate::Result;
 use crate::config::Config;
 use crate::recipe::{Interleaved, Recipe};
@@ -20,7 +20,7 @@ const TERMS: Terms<'_> = Terms {
         "activation_function",
         "n_inner",
         "n_positions",
-        // The rotation itself, which every GPT-J has.
+        // With `scale_attn_weights`, what every GPT-J does: transformers reads neither.
         "rotary",
         "rotary_dim",
         "scale_attn_weights",
@@ -46,8 +46,11 @@ const TABLE: Table<'_> = Table {
 
 fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     let mut draft = Draft::read(names, config, &TERMS, TABLE)?;
-    fixed(config, "rotary", true)?;
-    fixed(config, "scale_attn_weights", true)?;
+    for field in ["rotary", "scale_attn_weights"] {
+        if config.boolean(field)? == Some(false) {
+            draft.notes.push(format!("{field} is false, but every GPT-J does that, as in transformers"));
+        }
+    }
     let head_dim = draft.arch.head_dim;
     let rotary_dim = config.integer("rotary_dim")?.unwrap_or(64.min(head_dim));
     if rotary_dim == 0 || rotary_dim > head_dim || rotary_dim % 2 != 0 {

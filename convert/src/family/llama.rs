@@ -2,7 +2,7 @@
 //!
 //! Most later families are this with a difference or two. They start from a [`Draft`] and change it.
 
-use thumbformer::arch::{Activation, Arch, Biases, Norm, Position, Role, TensorSpec};
+use thumbformer::arch::{Activation, Arch, Biases, HeadNorm, Norm, Position, Role, TensorSpec};
 
 use super::{Family, Head, Names, Piece, Plan, activation, alibi, inverse_sqrt, rope, validated, windows};
 use crate::Result;
@@ -127,15 +127,15 @@ impl Draft {
     /// Limits what layers see to `window` positions: in those that `layer_types` lists, else in `layers`. Where a
     /// record cannot say which, the context is cut to the window, within which all layers see the same.
     pub(super) fn limit_sight(&mut self, config: &Config, window: u32, layers: windows::Layers) -> Result<()> {
-        if windows::apply(&mut self.arch, config, window, layers)? {
-            return Ok(());
-        }
         let context = self.arch.context;
-        if window < context {
+        if window >= context {
+            // It hides nothing.
+            windows::listed(config, self.arch.layers)?;
+        } else if !windows::apply(&mut self.arch, config, window, layers)? {
             self.arch.context = window;
             self.notes.push(format!(
-                "layer_types has no pattern: the context is cut from {context} to the {window} positions of \
-                 sliding_window, within which all layers see the same"
+                "layer_types has no pattern, nor at most 64 layers: the context is cut from {context} to the {window} \
+                 positions of sliding_window, within which all layers see the same"
             ));
         }
         Ok(())
@@ -221,6 +221,11 @@ impl Layout {
             Some(name) => many(&[(name, arch.up_width())], what),
             None => many(&[("mlp.gate_proj", arch.hidden), ("mlp.up_proj", arch.hidden)], what),
         };
+        // As StableLM has them.
+        let by_head = |of: &str, heads: u32| -> Vec<Piece> {
+            let name = |head: u32| format!("{layer}self_attn.{of}_layernorm.norms.{head}.weight");
+            (0..heads).map(|head| Piece::whole(name(head), arch.head_dim)).collect()
+        };
         let mut pieces = match spec.role {
             Role::TokenEmbedding if self.head == Head::Only => vec![Piece::whole("lm_head.weight", arch.vocab)],
             Role::TokenEmbedding => outer("embed_tokens.weight", arch.vocab),
@@ -240,6 +245,8 @@ impl Layout {
             Role::FinalNorm => outer("norm.weight", dim),
             Role::FinalNormBias => outer("norm.bias", dim),
             Role::Head => vec![Piece { unit_rows: self.unit_head, ..Piece::whole("lm_head.weight", arch.vocab) }],
+            Role::QueryNorm if arch.head_norm == HeadNorm::LayerByHead => by_head("q", arch.heads),
+            Role::KeyNorm if arch.head_norm == HeadNorm::LayerByHead => by_head("k", arch.kv_heads),
             Role::QueryNorm => one("self_attn.q_norm.weight", arch.head_dim),
             Role::KeyNorm => one("self_attn.k_norm.weight", arch.head_dim),
             Role::AttentionOutNorm => one("post_attention_layernorm.weight", dim),

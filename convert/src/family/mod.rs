@@ -60,9 +60,10 @@ struct Family {
 }
 
 /// All of them; nanoGPT and the annotated transformer are recognised by their tensors.
-const FAMILIES: [Family; 26] = [
+const FAMILIES: [Family; 27] = [
     llama::FAMILY,
     mistral::FAMILY,
+    mistral::MINISTRAL_FAMILY,
     qwen2::FAMILY,
     qwen3::FAMILY,
     gemma::FIRST,

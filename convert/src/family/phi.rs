@@ -1,10 +1,10 @@
 //! Phi-1, Phi-1.5 and Phi-2: LayerNorm, RoPE in a part of each head, attention and MLP in parallel with one norm, biases
 //! everywhere.
 
-use thumbformer::arch::{Activation, Biases, Role, Wiring};
+use thumbformer::arch::{Activation, Biases, HeadNorm, Role, Wiring};
 
 use super::spelling::{Draft, Qkv, Table, Terms, as_stored};
-use super::{Family, Names, activation, fixed, rope};
+use super::{Family, Names, activation, rope};
 use crate::Result;
 use crate::config::Config;
 use crate::recipe::Recipe;
@@ -16,17 +16,18 @@ pub(super) const FAMILY: Family = Family { name: "phi", classes: &["PhiForCausal
 const OWN: [&str; 5] =
     ["hidden_act", "intermediate_size", "max_position_embeddings", "num_key_value_heads", "qk_layernorm"];
 
-const NAMES: [(Role, &str); 6] = [
+const NAMES: [(Role, &str); 8] = [
     (Role::TokenEmbedding, "embed_tokens"),
     (Role::AttentionNorm, "input_layernorm"),
     (Role::AttentionOut, "self_attn.dense"),
     (Role::MlpUp, "mlp.fc1"),
     (Role::MlpDown, "mlp.fc2"),
     (Role::FinalNorm, "final_layernorm"),
+    (Role::QueryNorm, "self_attn.q_layernorm"),
+    (Role::KeyNorm, "self_attn.k_layernorm"),
 ];
 
 fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
-    fixed(config, "qk_layernorm", false)?;
     let terms = Terms {
         dim: "hidden_size",
         heads: "num_attention_heads",
@@ -44,6 +45,9 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     draft.arch.context = config.required("max_position_embeddings")?;
     draft.arch.activation = activation(config, "hidden_act", Activation::GeluTanh)?;
     draft.arch.wiring = Wiring::ParallelOneNorm;
+    if config.boolean("qk_layernorm")?.unwrap_or(false) {
+        draft.arch.head_norm = HeadNorm::Layer;
+    }
     // A bare model has no head.
     let head = names.has("lm_head.bias");
     draft.arch.biases = Biases { norm: true, qkv: true, attention_out: true, mlp: true, head };

@@ -30,7 +30,7 @@ pub(super) fn common(draft: &mut Draft, config: &Config) -> Result<()> {
     match window {
         Some(window) => {
             let from = config.integer("max_window_layers")?.unwrap_or(28);
-            draft.limit_sight(config, window, windows::Layers { from, every: 0 })
+            draft.limit_sight(config, window, windows::Layers::from(from))
         }
         None if windows::listed(config, draft.arch.layers)?.is_some_and(|list| list.contains(&true)) => {
             Err(config.error("layer_types", "full_attention in all layers of a model without a window"))

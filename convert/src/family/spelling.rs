@@ -210,6 +210,8 @@ fn without_bias(role: Role) -> (Role, &'static str) {
         Role::MlpDownBias => (Role::MlpDown, "bias"),
         Role::FinalNormBias => (Role::FinalNorm, "bias"),
         Role::HeadBias => (Role::Head, "bias"),
+        Role::QueryNormBias => (Role::QueryNorm, "bias"),
+        Role::KeyNormBias => (Role::KeyNorm, "bias"),
         role => (role, "weight"),
     }
 }

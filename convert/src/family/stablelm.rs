@@ -1,9 +1,9 @@
-//! StableLM: LLaMA with LayerNorm, and RoPE in a quarter of each head.
+//! StableLM: LLaMA with LayerNorm, and RoPE in a quarter of each head. The 12B model has norms of heads too.
 
-use thumbformer::arch::{Norm, Wiring};
+use thumbformer::arch::{HeadNorm, Norm, Wiring};
 
 use super::llama::Draft;
-use super::{Family, Names, fixed, rope};
+use super::{Family, Names, rope};
 use crate::Result;
 use crate::config::Config;
 use crate::recipe::Recipe;
@@ -16,7 +16,9 @@ fn recipe(names: &Names<'_>, config: &Config, _: &Overrides) -> Result<Recipe> {
     let own = ["layer_norm_eps", "qk_layernorm", "use_parallel_residual", "use_qkv_bias"];
     let variant = rope::Variant { partial: Some(0.25), ..rope::Variant::default() };
     let mut draft = Draft::read(names, config, &own, variant)?;
-    fixed(config, "qk_layernorm", false)?;
+    if config.boolean("qk_layernorm")?.unwrap_or(false) {
+        draft.arch.head_norm = HeadNorm::LayerByHead;
+    }
     if config.boolean("use_parallel_residual")?.unwrap_or(false) {
         draft.arch.wiring = Wiring::ParallelOneNorm;
     }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use thumbformer::arch::Arch;
 
-use super::layers::{TASK, cap, dot};
+use super::layers::{TASK, cap, dot, normalise};
 use super::weights::{Layer, Weights};
 
 #[derive(Clone, Debug, Default)]
@@ -47,17 +47,15 @@ impl Weights {
 }
 
 impl Layer {
-    /// RMSNorm of every query and key head of `qkv`.
+    /// Norms of every query and key head of `qkv`.
     pub(super) fn norm_heads(&self, arch: &Arch, qkv: &mut [f32]) {
-        let Some((query, key)) = &self.head_norms else { return };
-        let (q_width, kv_width) = (arch.q_width() as usize, arch.kv_width() as usize);
+        let (Some([query, key]), Some(kind)) = (&self.head_norms, arch.head_norm.kind()) else { return };
+        let (head_dim, q_width, kv_width) = (arch.head_dim as usize, arch.q_width() as usize, arch.kv_width() as usize);
         for token in qkv.chunks_mut(arch.qkv_width() as usize) {
             let (queries, rest) = token.split_at_mut(q_width);
-            for (heads, weight) in [(queries, query), (&mut rest[..kv_width], key)] {
-                for head in heads.chunks_mut(weight.len()) {
-                    let mean = head.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / head.len() as f64;
-                    let factor = (mean + f64::from(arch.norm_eps)).sqrt().recip();
-                    head.iter_mut().zip(weight).for_each(|(x, w)| *x = (f64::from(*x) * factor) as f32 * w);
+            for (heads, norm) in [(queries, query), (&mut rest[..kv_width], key)] {
+                for (head, weight) in heads.chunks_mut(head_dim).zip(norm.weight.chunks(head_dim).cycle()) {
+                    normalise(kind, arch.norm_eps, head, weight, norm.bias.as_deref());
                 }
             }
         }

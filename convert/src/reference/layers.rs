@@ -39,23 +39,11 @@ impl Scale {
         }
     }
 
-    /// LayerNorm: `(x − mean) / √(variance + eps) · weight + bias`; RMSNorm the same with a mean of 0.
+    /// The norm of every token.
     pub(super) fn apply(&self, arch: &Arch, x: &[f32]) -> Vec<f32> {
         let mut out = x.to_vec();
         for x in out.chunks_mut(self.weight.len()) {
-            let n = x.len() as f64;
-            let mean = match arch.norm {
-                Norm::Layer => x.iter().map(|x| f64::from(*x)).sum::<f64>() / n,
-                Norm::Rms => 0.0,
-            };
-            let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
-            let factor = (variance + f64::from(arch.norm_eps)).sqrt().recip();
-            for (x, weight) in x.iter_mut().zip(&self.weight) {
-                *x = ((f64::from(*x) - mean) * factor) as f32 * weight;
-            }
-            if let Some(bias) = &self.bias {
-                add(x, bias);
-            }
+            normalise(arch.norm, arch.norm_eps, x, &self.weight, self.bias.as_deref());
         }
         out
     }
@@ -81,6 +69,21 @@ impl Linear {
         );
         out
     }
+}
+
+/// LayerNorm: `(x − mean) / √(variance + eps) · weight + bias`; RMSNorm the same with a mean of 0.
+pub(super) fn normalise(kind: Norm, eps: f32, x: &mut [f32], weight: &[f32], bias: Option<&[f32]>) {
+    let n = x.len() as f64;
+    let mean = match kind {
+        Norm::Layer => x.iter().map(|x| f64::from(*x)).sum::<f64>() / n,
+        Norm::Rms => 0.0,
+    };
+    let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+    let factor = (variance + f64::from(eps)).sqrt().recip();
+    for (x, weight) in x.iter_mut().zip(weight) {
+        *x = ((f64::from(*x) - mean) * factor) as f32 * weight;
+    }
+    add(x, bias.unwrap_or(&[]));
 }
 
 /// The norm of a layer's output, if it has one.

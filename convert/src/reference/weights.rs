@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use thumbformer::arch::{Arch, Position, Role, TensorSpec};
+use thumbformer::arch::{Arch, HeadNorm, Position, Role, TensorSpec};
 
 use super::layers::{Linear, Scale, activate, add, cap};
 use crate::checkpoint::Checkpoint;
@@ -42,8 +42,8 @@ pub(super) struct Weights {
 pub(super) struct Layer {
     pub(super) attention_norm: Scale,
     pub(super) qkv: Linear,
-    /// RMSNorm of each query and each key head.
-    pub(super) head_norms: Option<(Vec<f32>, Vec<f32>)>,
+    /// Of the query heads and of the key heads: for one, or for all one behind the other.
+    pub(super) head_norms: Option<[Scale; 2]>,
     pub(super) attention_out: Linear,
     pub(super) attention_out_norm: Option<Scale>,
     pub(super) cross: Option<Cross>,
@@ -140,7 +140,13 @@ impl Layer {
         Ok(Self {
             attention_norm: tensors.scale(Role::AttentionNorm, Role::AttentionNormBias, layer)?,
             qkv: tensors.linear(Role::Qkv, Some(Role::QkvBias), layer)?,
-            head_norms: tensors.take(Role::QueryNorm, layer)?.zip(tensors.take(Role::KeyNorm, layer)?),
+            head_norms: match tensors.arch.head_norm {
+                HeadNorm::None => None,
+                _ => Some([
+                    tensors.scale(Role::QueryNorm, Role::QueryNormBias, layer)?,
+                    tensors.scale(Role::KeyNorm, Role::KeyNormBias, layer)?,
+                ]),
+            },
             attention_out: tensors.linear(Role::AttentionOut, Some(Role::AttentionOutBias), layer)?,
             attention_out_norm: tensors.weight(Role::AttentionOutNorm, layer)?,
             mlp_out_norm: tensors.weight(Role::MlpOutNorm, layer)?,

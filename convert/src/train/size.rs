@@ -162,7 +162,8 @@ impl Budget {
             }
             Budget::Board(board) => {
                 let header = on_board.header();
-                let ram = board.memories.missing_ram(&header, header.arch.context);
+                let source = on_board.source_header();
+                let ram = board.memories.missing_ram(&header, source.as_ref(), header.arch.context);
                 fewer(board.memories.missing_flash(&header), "flash").or_else(|| fewer(ram, "RAM"))
             }
         };

@@ -287,6 +287,11 @@ fn a_finished_file_fills_as_its_checkpoint_does() {
 
 #[test]
 fn texts_that_cannot_be_filled_are_refused() {
+    for command in ["fill", "embed"] {
+        // Neither takes ids.
+        let words = ["no tokenizer", "--tokenizer", "`run` and `eval`"];
+        refused(thumbformer(command).arg(model("bert")).arg("a text"), 1, &words);
+    }
     let bert = with_tokenizer("bert");
     let refuse = |path: &Path, text: &str, words: &[&str]| refused(thumbformer("fill").arg(path).arg(text), 1, words);
     refuse(bert.path(), "paris is the capital", &["[MASK]"]);

@@ -225,3 +225,71 @@ fn files_of_pairs() {
     let report = json(eval(home_thumb()).arg("--pairs").arg(odd));
     assert_eq!((&report["exact"], &report["pairs"]), (&1.into(), &4.into()));
 }
+
+/// What `tests/fixtures/ragged.py` wrote.
+#[derive(Deserialize)]
+struct Ragged {
+    sources: Vec<RaggedSources>,
+    pairs: RaggedPairs,
+}
+
+#[derive(Deserialize)]
+struct RaggedSources {
+    model: String,
+    records: Vec<Value>,
+    nll: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct RaggedPairs {
+    lines: Vec<String>,
+    tokens: Vec<u64>,
+    nll: Vec<f64>,
+}
+
+/// Sequences of different lengths: each as if it were alone, and as transformers computes them in one batch whose
+/// padding is masked.
+#[test]
+fn sequences_of_different_lengths_do_not_meet() {
+    let text = std::fs::read_to_string(common::repository("tests/fixtures/ragged.json")).expect("a fixture");
+    let ragged: Ragged = serde_json::from_str(&text).expect("a fixture");
+    let folder = folder();
+    let total =
+        |report: &Value, at: &str| number(report, &format!("{at}/nll")) * number(report, &format!("{at}/tokens"));
+    let close = |found: f64, expected: f64| (found - expected).abs() < 1e-5 * expected;
+    let f32 = ["--precision", "f32"];
+    for RaggedSources { model, records, nll } in ragged.sources {
+        let of = |records: &[Value], options: &[&str]| {
+            let file = write(&folder, "records.json", serde_json::to_string(records).expect("JSON"));
+            json(eval(common::model(&model)).args(options).arg("--ids").arg(file))
+        };
+        let (mut f32_sum, mut int8_sum) = (0.0, 0.0);
+        for (record, nll) in records.chunks(1).zip(&nll) {
+            let alone = total(&of(record, &f32), "");
+            assert!(close(alone, *nll), "{model}: {record:?}: {alone}, not {nll}");
+            f32_sum += alone;
+            int8_sum += total(&of(record, &[]), "");
+        }
+        assert!(close(total(&of(&records, &f32), ""), f32_sum), "{model}");
+        let int8 = total(&of(&records, &[]), "");
+        assert!((int8 - int8_sum).abs() < 1e-9 * int8, "{model}: {int8}, {int8_sum} one by one");
+    }
+    let RaggedPairs { lines, tokens, nll } = ragged.pairs;
+    let of = |lines: &[String], options: &[&str]| {
+        let file = write(&folder, "pairs.tsv", lines.join("\n"));
+        json(eval(home()).args(options).arg("--pairs").arg(file))
+    };
+    let (mut f32_sum, mut int8_sum) = (0.0, 0.0);
+    for ((line, nll), tokens) in lines.chunks(1).zip(&nll).zip(&tokens) {
+        let report = of(line, &f32);
+        let alone = total(&report, "/answers");
+        assert_eq!(number(&report, "/answers/tokens"), *tokens as f64);
+        // Some answers are all but certain.
+        assert!((alone - nll).abs() < 1e-4 * nll + 1e-6, "{line:?}: {alone}, not {nll}");
+        f32_sum += alone;
+        int8_sum += total(&of(line, &[]), "/answers");
+    }
+    assert!(close(total(&of(&lines, &f32), "/answers"), f32_sum));
+    let int8 = total(&of(&lines, &[]), "/answers");
+    assert!((int8 - int8_sum).abs() < 1e-9 * int8, "{int8}, {int8_sum} one by one");
+}

@@ -1,5 +1,7 @@
 //! `thumbformer tokenize`. That the ids are right is the tokenizers' own tests' business.
 
+use thumbformer_convert::pipeline::{Calibration, Options, Prepared};
+
 use super::*;
 
 /// By Hugging Face's `tokenizers`.
@@ -84,4 +86,42 @@ fn what_holds_no_tokenizer() {
 fn a_character_that_the_tokenizer_lacks() {
     let meta = common::repository("tests/fixtures/checkpoints/meta4.pkl");
     refused(thumbformer("tokenize").arg(meta).write_stdin("\u{2603}"), 1, &["line 1", "\u{2603}"]);
+}
+
+#[test]
+fn sources_have_a_tokenizer_of_their_own() {
+    let folder = folder();
+    common::marian_of_two_vocabularies(folder.path(), "the lamp");
+    let thumb = folder.path().join("marian.thumb");
+    output(convert().arg(folder.path()).arg("-q").arg("-o").arg(&thumb));
+    let ids = |path: &Path, options: &[&str]| {
+        let mut command = thumbformer("tokenize");
+        command.arg(path).arg("--json-lines").args(options).write_stdin("\"the lamp\"\n");
+        serde_json::from_str::<Vec<u32>>(&output(&mut command)).expect("ids")
+    };
+    for path in [folder.path(), &thumb] {
+        let (of_source, of_target) = (ids(path, &["--source"]), ids(path, &[]));
+        assert_eq!(of_source.first(), Some(&20), "{}", path.display());
+        assert_eq!(of_target.first(), Some(&70), "{}", path.display());
+        assert_eq!(of_source.len(), of_target.len());
+    }
+    for path in [home_thumb().to_owned(), home(), home().join("tokenizer.json")] {
+        refused(thumbformer("tokenize").arg(path).arg("--source"), 1, &["--source", "one tokenizer"]);
+    }
+}
+
+#[test]
+fn keys_of_sources_are_measured_on_sources() {
+    let folder = folder();
+    common::marian_of_two_vocabularies(folder.path(), "the lamp");
+    let text = write(&folder, "text.txt", "the lamp");
+    let given = |calibration| {
+        let options = Options { calibration, ..Options::default() };
+        Prepared::open(folder.path(), options).expect("good").given_tokens().to_vec()
+    };
+    let ids = given(Calibration::File(text.clone()));
+    assert!(ids.starts_with(&[20]) && ids.ends_with(&[0]), "{ids:?}");
+    output(
+        convert().arg(folder.path()).args(["-q", "-o"]).arg(folder.path().join("a.thumb")).arg("--calibrate").arg(text),
+    );
 }

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use serde::Deserialize;
+use thumbformer::tokenizer::EncodeOptions;
 use thumbformer_convert::family;
 use thumbformer_convert::recipe::Recipe;
 use thumbformer_convert::source::{Overrides, Source};
+use thumbformer_convert::tokenizer;
 
 /// A path below the repository's root.
 pub fn repository(path: &str) -> PathBuf {
@@ -29,6 +31,31 @@ pub fn models() -> Vec<String> {
     names.sort();
     assert!(names.len() >= 23, "only {names:?}");
     names
+}
+
+/// A Marian in `folder` whose sources and answers have ids of their own for the pieces of some text.
+pub fn marian_of_two_vocabularies(folder: &Path, text: &str) {
+    let model = model("marian-two-vocabularies");
+    for file in ["model.safetensors", "config.json", "generation_config.json"] {
+        std::fs::copy(model.join(file), folder.join(file)).expect("copied");
+    }
+    let spm = repository("tests/fixtures/tokenizers/unigram/tokenizer.model");
+    let packed = tokenizer::load(&spm).expect("a good model");
+    let library = packed.tokenizer().expect("a good section");
+    let bare = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
+    let ids = tokenizer::encode(&library, text, bare).expect("a text");
+    for (side, vocab, first) in [("source.spm", "vocab.json", 20), ("target.spm", "target_vocab.json", 70)] {
+        std::fs::copy(&spm, folder.join(side)).expect("copied");
+        let mut names = serde_json::Map::new();
+        for (name, id) in [("</s>", 0), ("<unk>", 1), ("<pad>", 79)] {
+            names.insert(name.into(), id.into());
+        }
+        for (id, &piece) in (first..).zip(&ids) {
+            let name = String::from_utf8_lossy(library.token_bytes(piece)).replace(' ', "\u{2581}");
+            names.insert(name, id.into());
+        }
+        std::fs::write(folder.join(vocab), serde_json::Value::from(names).to_string()).expect("written");
+    }
 }
 
 /// The folder of a model beside the repository that is not part of it, or `None` with a message nobody can miss.

@@ -1,7 +1,7 @@
 //! Configurations as their authors publish them, with tiny sizes in place of theirs: every field is known.
 
 use serde_json::{Value, json};
-use thumbformer::arch::{Activation, Arch, Position, Role, Wiring};
+use thumbformer::arch::{Activation, Arch, HeadNorm, Position, Role, Wiring};
 use thumbformer_convert::family;
 use thumbformer_convert::source::{Overrides, Source};
 
@@ -304,6 +304,25 @@ fn gpt_j_is_accepted() {
     assert_eq!((arch.rotary_dim, arch.biases.head, notes.len()), (4, true, 0));
 }
 
+/// Fields that transformers does not read change nothing, and a note says so.
+#[test]
+fn what_transformers_does_not_read_is_noted() {
+    let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models");
+    for (name, field, value) in [
+        ("gptj", "rotary", json!(false)),
+        ("gptj", "scale_attn_weights", json!(false)),
+        ("bloom", "n_inner", json!(100)),
+    ] {
+        let read = std::fs::read_to_string(models.join(name).join("config.json")).expect("read");
+        let mut config: Value = serde_json::from_str(&read).expect("JSON");
+        let (as_it_is, _) = published(name, config.clone());
+        config[field] = value;
+        let (arch, notes) = published(name, config);
+        assert_eq!(arch, as_it_is, "{field}");
+        mentions(&notes[0], &[field]);
+    }
+}
+
 #[test]
 fn phi_2_is_accepted() {
     let config = json!({
@@ -369,7 +388,7 @@ fn qwen3_and_gemmas_are_accepted() {
         "transformers_version": "4.51.0", "use_cache": true, "use_sliding_window": false, "vocab_size": 151936
     });
     let (arch, notes) = published("qwen3", qwen3);
-    assert!(arch.head_norm && arch.window == 0 && notes.is_empty(), "{notes:?}");
+    assert!(arch.head_norm == HeadNorm::Rms && arch.window == 0 && notes.is_empty(), "{notes:?}");
 
     let gemma = json!({
         "architectures": ["GemmaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 2,
@@ -414,6 +433,28 @@ fn qwen3_and_gemmas_are_accepted() {
     });
     let (arch, notes) = published("gemma3", third);
     assert_eq!((arch.window, arch.global_every, arch.window_rope, notes.len()), (33, 0, true, 0));
+}
+
+/// Layers with a window rotate in their own way, also where it hides nothing.
+#[test]
+fn a_gemma_3_whose_layers_all_have_a_long_window_keeps_its_second_base() {
+    let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models/gemma3");
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(models.join("config.json")).expect("read")).expect("JSON");
+    config["layer_types"] = json!(["sliding_attention", "sliding_attention", "sliding_attention"]);
+    config["sliding_window"] = json!(4096);
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::copy(models.join("model.safetensors"), folder.path().join("model.safetensors")).expect("copied");
+    std::fs::write(folder.path().join("config.json"), config.to_string()).expect("written");
+    let source = Source::find(folder.path(), &Overrides::default()).expect("a source");
+    let arch = family::recognise(&source).unwrap_or_else(|error| panic!("{error}")).arch;
+    assert_eq!((arch.window, arch.windowed_layers(), arch.window_rope), (arch.context, 3, true));
+
+    config["use_bidirectional_attention"] = json!(true);
+    std::fs::write(folder.path().join("config.json"), config.to_string()).expect("written");
+    let source = Source::find(folder.path(), &Overrides::default()).expect("a source");
+    let error = family::recognise(&source).map(drop).expect_err("an encoder").to_string();
+    mentions(&error, &["use_bidirectional_attention", "encoder", "EmbeddingGemma"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! LLaMA's relatives: what each reads differently, and what is refused.
 
 use serde_json::{Value, json};
-use thumbformer::arch::{Arch, Biases, Norm, Role};
+use thumbformer::arch::{Arch, Biases, HeadNorm, Norm, Role};
 use thumbformer_convert::family;
 use thumbformer_convert::source::{Overrides, Source};
 
@@ -97,7 +97,7 @@ fn qwen2s_window_limits_what_is_seen_where_it_is_used() {
         assert_eq!((arch.context, arch.window, notes.len()), (context, window, 0), "{fields}");
         assert_eq!([0, 1].map(|layer| arch.windowed(layer)), windowed, "{fields}");
     }
-    // No pattern: a shorter context, within which all layers see the same.
+    // No pattern: the record lists the layers.
     let mut four = tensors.clone();
     for (name, shape) in &tensors.0 {
         if name.contains("layers.") {
@@ -110,9 +110,21 @@ fn qwen2s_window_limits_what_is_seen_where_it_is_used() {
     }
     let list = json!(["sliding_attention", "full_attention", "full_attention", "sliding_attention"]);
     let config = with(named("qwen2", "Qwen2ForCausalLM"), fields(true, 0));
-    let (cut, notes) = arch(&four, &set(set(config, "num_hidden_layers", json!(4)), "layer_types", list));
-    assert_eq!((cut.layers, cut.context, cut.window, notes.len()), (4, 5, 0, 1));
-    mentions(&notes[0], &["layer_types", "from 16 to the 5 positions of sliding_window"]);
+    let (listed, notes) = arch(&four, &set(set(config, "num_hidden_layers", json!(4)), "layer_types", list));
+    assert_eq!((listed.layers, listed.context, listed.window, notes.len()), (4, 16, 5, 0));
+    assert_eq!([0, 1, 2, 3].map(|layer| listed.windowed(layer)), [true, false, false, true]);
+    // It has room for 64. Beyond: a shorter context, within which all layers see the same.
+    let (mut many, mut list) = (tensors.clone(), vec!["full_attention"; 65]);
+    for (name, shape) in tensors.0.iter().filter(|(name, _)| name.contains("layers.0")) {
+        for layer in 2..65 {
+            many = many.with(&name.replace("layers.0", &format!("layers.{layer}")), shape);
+        }
+    }
+    (list[0], list[64]) = ("sliding_attention", "sliding_attention");
+    let config = with(named("qwen2", "Qwen2ForCausalLM"), fields(true, 0));
+    let (cut, notes) = arch(&many, &set(set(config, "num_hidden_layers", json!(65)), "layer_types", json!(list)));
+    assert_eq!((cut.layers, cut.context, cut.window, notes.len()), (65, 5, 0, 1));
+    mentions(&notes[0], &["layer_types", "64 layers", "from 16 to the 5", "positions of sliding_window"]);
     let none = json!({"use_sliding_window": true, "sliding_window": 0, "max_window_layers": 0});
     refused(&tensors, Some(&with(named("qwen2", "Qwen2Model"), none)), &["sliding_window", "positive"]);
 }
@@ -129,6 +141,19 @@ fn mistrals_window_is_that_of_all_layers() {
         // Windows that hide nothing.
         (set(config.clone(), "sliding_window", json!(16)), 16, 0),
         (set(config.clone(), "sliding_window", json!(17)), 16, 0),
+        (
+            with(
+                config.clone(),
+                json!({"sliding_window": 7, "layer_types": ["sliding_attention", "sliding_attention"]}),
+            ),
+            16,
+            7,
+        ),
+        (
+            with(config.clone(), json!({"sliding_window": 7, "layer_types": ["full_attention", "full_attention"]})),
+            16,
+            0,
+        ),
         // Left out, it is 4096; `null` is none.
         (long.clone(), 8192, 4096),
         (set(long, "sliding_window", Value::Null), 8192, 0),
@@ -141,7 +166,7 @@ fn mistrals_window_is_that_of_all_layers() {
         ("sliding_window", json!(0), ["sliding_window", "positive"]),
         ("sliding_window", json!("4096"), ["sliding_window", "an integer"]),
         ("attention_bias", json!(true), ["attention_bias", "no such field"]),
-        ("layer_types", json!(["full_attention", "full_attention"]), ["layer_types", "no such field"]),
+        ("layer_types", json!(["full_attention"]), ["layer_types", "each layer"]),
     ] {
         refused(&tensors, Some(&set(config.clone(), field, value)), &words);
     }
@@ -236,12 +261,26 @@ fn stablelm_is_llama_with_layer_norms() {
     for (field, value, words) in [
         // Parallel layers have one norm.
         ("use_parallel_residual", json!(true), ["post_attention_layernorm.bias", "beyond", "stablelm"]),
-        ("qk_layernorm", json!(true), ["qk_layernorm", "true", "expected false"]),
+        ("qk_layernorm", json!(true), ["layers.0.self_attn.q_layernorm.norms.0.weight", "nothing", "[6]"]),
         ("use_qkv_bias", json!(true), ["q_proj.bias", "nothing", "[24]"]),
         ("rms_norm_eps", json!(1e-5), ["rms_norm_eps", "0.00001", "no such field"]),
         ("norm_eps", json!(1e-5), ["norm_eps", "0.00001", "no such field"]),
     ] {
         refused(&tensors, Some(&set(config.clone(), field, value)), &words);
+    }
+
+    // Each head has a norm.
+    let name = |of: &str, head: usize| format!("model.layers.1.self_attn.{of}_layernorm.norms.{head}.weight");
+    for (of, heads) in [("q", 4), ("k", 2)] {
+        for norm in (0..heads).map(|head| name(of, head)) {
+            tensors = tensors.with(&norm.replace("layers.1", "layers.0"), &[6]).with(&norm, &[6]);
+        }
+    }
+    let tiny = Tiny::new(&tensors, Some(&set(config, "qk_layernorm", json!(true))));
+    assert_eq!(tiny.recipe().expect("a recipe").arch.head_norm, HeadNorm::LayerByHead);
+    for (role, of, heads) in [(Role::QueryNorm, "q", 4), (Role::KeyNorm, "k", 2)] {
+        let all: Vec<f32> = (0..heads).flat_map(|head| tensors.all(&name(of, head))).collect();
+        assert_eq!(tiny.read(role, 1), all);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use thumbformer::arch::{Activation, Arch, Norm, Position, Wiring};
+use thumbformer::arch::{Activation, Arch, HeadNorm, LayerSet, Norm, Position, Wiring};
 use thumbformer_convert::family;
 use thumbformer_convert::source::{Overrides, Source};
 
@@ -97,15 +97,21 @@ fn row(a: &Arch) -> String {
     let biases =
         [("qkv", a.biases.qkv), ("out", a.biases.attention_out), ("MLP", a.biases.mlp), ("head", a.biases.head)];
     let biases: Vec<&str> = biases.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
+    let norms_of_heads = match a.head_norm {
+        HeadNorm::None | HeadNorm::Rms => "norms of heads",
+        HeadNorm::Layer => "LayerNorm of heads",
+        HeadNorm::LayerByHead => "a LayerNorm for each head",
+    };
     let besides = [
         (!biases.is_empty(), format!("biases: {}", biases.join(", "))),
-        (a.head_norm, "norms of heads".into()),
+        (a.head_norm != HeadNorm::None, norms_of_heads.into()),
         (a.embedding_scale != 1.0, "scaled embedding".into()),
         (a.embedding_norm, "norm of the embedding".into()),
         (a.token_types > 0, format!("{} token types", a.token_types)),
         (a.head_transform, "transform before the head".into()),
-        (a.window > 0 && a.global_every == 0 && a.window_from == 0, "window".into()),
+        (a.window > 0 && a.windowed_layers() == a.layers, "window".into()),
         (a.window > 0 && a.global_every > 0, "window in some layers".into()),
+        (a.window_list != LayerSet::NONE, "window in any layers".into()),
         (a.window > 0 && a.window_from > 0, "window in the upper layers".into()),
         (a.score_cap > 0.0, "capped scores".into()),
         (a.logit_cap > 0.0, "capped logits".into()),

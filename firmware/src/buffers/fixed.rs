@@ -3,9 +3,9 @@
 use static_cell::ConstStaticCell;
 use thumbformer::{Aligned, Model, Plan};
 
-use crate::model::HEADER;
+use crate::model::{FILE, HEADER};
 
-const PLAN: Plan = match Plan::for_header(&HEADER, crate::limits(HEADER.arch.context)) {
+const PLAN: Plan = match crate::plan(&HEADER, crate::limits(HEADER.arch.context), FILE) {
     Ok(plan) => plan,
     Err(_) => panic!("the model needs more memory than this chip can address"),
 };

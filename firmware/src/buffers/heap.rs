@@ -48,7 +48,7 @@ impl Buffers {
         heap.fill(0);
         let free = size_of_val(heap);
         let limits = crate::limits(model.arch().context);
-        let plan = Plan::for_header(model.header(), limits).map_err(Shortage::Plan)?;
+        let plan = crate::plan(model.header(), limits, model.blob()).map_err(Shortage::Plan)?;
         match cut(heap, &plan) {
             Some((cache, scratch, ids)) => Ok(Self { plan, cache, scratch, ids }),
             None => {
@@ -73,7 +73,7 @@ fn needed(plan: &Plan) -> usize {
 
 fn longest_context(model: &Model<'_>, limits: Limits, free: usize) -> u32 {
     let fits = |context| {
-        let plan = Plan::for_header(model.header(), Limits { context, ..limits });
+        let plan = crate::plan(model.header(), Limits { context, ..limits }, model.blob());
         plan.is_ok_and(|plan| needed(&plan) <= free)
     };
     (1..=limits.context).rev().find(|&context| fits(context)).unwrap_or(0)

@@ -3,7 +3,8 @@
 use thumbformer::Aligned;
 use thumbformer::blob::header::Header;
 
-const FILE: &[u8] = include_bytes!(env!("THUMBFORMER_MODEL"));
+/// The file's bytes, for constants; [`bytes`] are those in flash.
+pub const FILE: &[u8] = include_bytes!(env!("THUMBFORMER_MODEL"));
 
 static MODEL: Aligned<[u8; FILE.len()]> = Aligned(*include_bytes!(env!("THUMBFORMER_MODEL")));
 

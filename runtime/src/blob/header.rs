@@ -17,10 +17,11 @@
 //! | 40 | 4 | CRC-32 of everything from offset 192 |
 //! | 44 | 4 | CRC-32 of the first 192 bytes with this field zero |
 //! | 48 | 4 | token that follows the start token, plus 1, or 0 |
-//! | 52 | 4 | window_from, u32 |
+//! | 52 | 4 | window_from, u32; if byte 61 says so, the lower half of window_list instead |
 //! | 56 | 4 | token that stands for a hidden one, plus 1, or 0 |
 //! | 60 | 1 | pooling: 0 mean, 1 first token |
-//! | 61 | 3 | zero |
+//! | 61 | 1 | whether there is a window_list |
+//! | 62 | 2 | zero |
 //! | 64 | 32 | vocab, dim, layers, heads, kv_heads, head_dim, hidden, context: u32 each |
 //! | 96 | 6 | norm, position, activation, gated, biases (bits: norm, qkv, attention_out, mlp, head), tied head |
 //! | 102 | 2 | wiring, head_norm |
@@ -31,7 +32,7 @@
 //! | 128 | 4 | token that starts a sequence, or 0xFFFFFFFF |
 //! | 132 | 4 | number of tokens that end one, at most 6 |
 //! | 136 | 24 | those tokens, unused ones 0 |
-//! | 160 | 8 | window, global_every: u32 each |
+//! | 160 | 8 | window, global_every: u32 each; with a window_list its upper half instead of the second |
 //! | 168 | 8 | score_cap, logit_cap: f32 each |
 //! | 176 | 2 | window_rope, output_norms |
 //! | 178 | 2 | cross, shared_embedding |
@@ -41,7 +42,7 @@
 //! All numbers are little-endian.
 
 use super::BlobError;
-use crate::arch::{Activation, Arch, Biases, CROSS, ENCODER, Norm, Position, SHAPING, Wiring};
+use crate::arch::{Activation, Arch, Biases, CROSS, ENCODER, HeadNorm, LayerSet, Norm, Position, SHAPING, Wiring};
 use crate::feature::Feature;
 use crate::packing::{Layout, Packing};
 
@@ -172,7 +173,7 @@ impl Header {
         if !ENCODER && (u32_at(b, 120) != 0 || u32_at(b, 124) != 0) {
             return Err(BlobError::Feature { feature: "encoder" });
         }
-        if !SHAPING && u32_at(b, 52) != 0 {
+        if !SHAPING && (u32_at(b, 52) != 0 || byte(b, 61) != 0) {
             return Err(BlobError::Feature { feature: "shaping" });
         }
         if !CROSS
@@ -182,6 +183,12 @@ impl Header {
                 || u64_at(b, 184) != 0)
         {
             return Err(BlobError::Feature { feature: "cross" });
+        }
+        let (from, every) = (u32_at(b, 52), u32_at(b, 164));
+        let listed = SHAPING && field!(61, "window_listed", { 0 => false, 1 => true });
+        let window_list = if listed { from as u64 | (every as u64) << 32 } else { 0 };
+        if listed && window_list == 0 {
+            return Err(BlobError::Field { field: "window_list", found: 0 });
         }
         let biases = byte(b, 100);
         if biases > 0b1_1111 {
@@ -215,7 +222,9 @@ impl Header {
             wiring: field!(102, "wiring", {
                 0 => Wiring::Sequential, 1 => Wiring::Parallel, 2 => Wiring::ParallelOneNorm
             }),
-            head_norm: field!(103, "head_norm", { 0 => false, 1 => true }),
+            head_norm: field!(103, "head_norm", {
+                0 => HeadNorm::None, 1 => HeadNorm::Rms, 2 => HeadNorm::Layer, 3 => HeadNorm::LayerByHead
+            }),
             norm_eps: f32::from_bits(u32_at(b, 104)),
             rotary_dim: u32_at(b, 108),
             attention_scale: f32::from_bits(u32_at(b, 112)),
@@ -224,8 +233,9 @@ impl Header {
                 bits => f32::from_bits(bits),
             },
             window: u32_at(b, 160),
-            window_from: if SHAPING { u32_at(b, 52) } else { 0 },
-            global_every: u32_at(b, 164),
+            window_from: if SHAPING && !listed { from } else { 0 },
+            global_every: if listed { 0 } else { every },
+            window_list: LayerSet::from_bits(window_list),
             score_cap: f32::from_bits(u32_at(b, 168)),
             logit_cap: f32::from_bits(u32_at(b, 172)),
             window_rope: field!(176, "window_rope", { 0 => false, 1 => true }),
@@ -278,7 +288,7 @@ impl Header {
         }
         let mut at = 13;
         while at < HEADER_BYTES {
-            let reserved = matches!(at, 13..16 | 61..64)
+            let reserved = matches!(at, 13..16 | 62..64)
                 || !ENCODER && matches!(at, 56..61 | 120..128)
                 || !CROSS && matches!(at, 48..52);
             if reserved && byte(b, at) != 0 {
@@ -365,9 +375,12 @@ impl Header {
         put(32, &self.tokenizer_len.to_le_bytes());
         put(40, &self.content_crc.to_le_bytes());
         put(48, &self.special.second.map_or(0, |id| id + 1).to_le_bytes());
-        put(52, &a.window_from.to_le_bytes());
+        let list = a.window_list.bits();
+        let listed = list != 0;
+        let [from, every] = if listed { [list as u32, (list >> 32) as u32] } else { [a.window_from, a.global_every] };
+        put(52, &from.to_le_bytes());
         put(56, &self.special.mask.map_or(0, |id| id + 1).to_le_bytes());
-        put(60, &[self.pooling as u8]);
+        put(60, &[self.pooling as u8, u8::from(listed)]);
         for (i, n) in
             [a.vocab, a.dim, a.layers, a.heads, a.kv_heads, a.head_dim, a.hidden, a.context].iter().enumerate()
         {
@@ -379,7 +392,7 @@ impl Header {
             | u8::from(a.biases.mlp) << 3
             | u8::from(a.biases.head) << 4;
         put(96, &[a.norm as u8, a.position as u8, a.activation as u8, u8::from(a.gated), biases]);
-        put(101, &[u8::from(a.tied_head), a.wiring as u8, u8::from(a.head_norm)]);
+        put(101, &[u8::from(a.tied_head), a.wiring as u8, a.head_norm as u8]);
         put(104, &a.norm_eps.to_bits().to_le_bytes());
         put(108, &a.rotary_dim.to_le_bytes());
         put(112, &a.attention_scale.to_bits().to_le_bytes());
@@ -388,7 +401,7 @@ impl Header {
         }
         put(120, &[u8::from(!a.causal), u8::from(a.post_norm), a.token_types as u8]);
         put(123, &[a.embedding_norm, a.head_transform, a.headless, !a.final_norm, a.normed_residual].map(u8::from));
-        for (i, n) in [a.window, a.global_every, a.score_cap.to_bits(), a.logit_cap.to_bits()].iter().enumerate() {
+        for (i, n) in [a.window, every, a.score_cap.to_bits(), a.logit_cap.to_bits()].iter().enumerate() {
             put(160 + 4 * i, &n.to_le_bytes());
         }
         put(176, &[a.window_rope, a.output_norms, a.cross, a.shared_embedding].map(u8::from));

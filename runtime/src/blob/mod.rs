@@ -29,7 +29,7 @@ mod source;
 
 use core::cmp::Ordering;
 
-use crate::arch::{Arch, ArchError, Kind, Order, Role, TensorSpec};
+use crate::arch::{Arch, ArchError, Kind, Order, Role, SHAPING, TensorSpec};
 use crate::feature::Feature;
 use crate::matrix::Matrix;
 use crate::packing::{Packing, round_up};
@@ -290,7 +290,7 @@ pub struct Layer<'a> {
     pub qkv: Matrix<'a>,
     /// Its bias.
     pub qkv_bias: Option<&'a [f32]>,
-    /// `head_dim` weights of the norm of every query head.
+    /// `head_dim` weights of the norm of every query head, or as many for each.
     pub query_norm: Option<&'a [f32]>,
     /// The same for key heads.
     pub key_norm: Option<&'a [f32]>,
@@ -316,6 +316,10 @@ pub struct Layer<'a> {
     pub mlp_down_bias: Option<&'a [f32]>,
     /// `dim` weights of the norm of the MLP's output.
     pub mlp_out_norm: Option<&'a [f32]>,
+    /// The shift of the norm of every query head.
+    pub query_norm_bias: Option<&'a [f32]>,
+    /// The same for key heads.
+    pub key_norm_bias: Option<&'a [f32]>,
     /// Attention to the source, in an encoder-decoder.
     #[cfg(feature = "cross")]
     pub cross: Option<CrossLayer<'a>>,
@@ -496,6 +500,8 @@ impl<'a> Model<'a> {
             mlp_down: matrix!(MlpDown),
             mlp_down_bias: vector!(MlpDownBias),
             mlp_out_norm: vector!(MlpOutNorm),
+            query_norm_bias: if SHAPING { vector!(QueryNormBias) } else { None },
+            key_norm_bias: if SHAPING { vector!(KeyNormBias) } else { None },
             #[cfg(feature = "cross")]
             cross: if arch.cross {
                 Some(CrossLayer {

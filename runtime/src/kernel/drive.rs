@@ -609,8 +609,18 @@ pub(super) fn norm<K: Kernel>(
 }
 
 #[inline(always)]
-pub(super) fn norm_heads<K: Kernel>(_: K, eps: f32, heads: &mut [f32], weight: &[f32]) {
-    heads.chunks_exact_mut(weight.len().max(1)).for_each(|head| math::norm_head(eps, head, weight));
+pub(super) fn norm_heads<K: Kernel>(
+    _: K,
+    kind: Norm,
+    eps: f32,
+    heads: &mut [f32],
+    head_dim: usize,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+) {
+    let weights = weight.chunks_exact(head_dim.max(1)).cycle();
+    let heads = heads.chunks_exact_mut(head_dim.max(1)).zip(weights);
+    heads.for_each(|(head, weight)| math::norm_head(kind, eps, head, weight, bias));
 }
 
 #[inline(always)]

@@ -225,7 +225,8 @@ macro_rules! operations {
             attend(cache: &crate::cache::HeadCache<'_>, queries: crate::kernel::Queries<'_, '_>, out: &mut crate::kernel::TileMut<'_, f32>) -> (),
             quantize(layout: crate::packing::Layout, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], starts: &mut [i32]) -> (),
             norm(kind: crate::arch::Norm, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> (),
-            norm_heads(eps: f32, heads: &mut [f32], weight: &[f32]) -> (),
+            norm_heads(kind: crate::arch::Norm, eps: f32, heads: &mut [f32], head_dim: usize, weight: &[f32],
+                bias: Option<&[f32]>) -> (),
             activate(kind: crate::arch::Activation, gated: bool, hidden: usize, row: &mut [f32]) -> (),
             rotate(heads: &mut [f32], head_dim: usize, cos_sin: &[f32]) -> ()
         );
@@ -393,9 +394,18 @@ impl Backend {
         dispatch!(self, norm(kind, eps, x, weight, bias, out));
     }
 
-    /// RMSNorm of heads that lie one behind the other, in place: each is as long as `weight`.
-    pub fn norm_heads(self, eps: f32, heads: &mut [f32], weight: &[f32]) {
-        dispatch!(self, norm_heads(eps, heads, weight));
+    /// LayerNorm or RMSNorm of heads that lie one behind the other, in place. `weight` is `head_dim` long, or as long
+    /// as all heads if each has its own; `bias` is for every head.
+    pub fn norm_heads(
+        self,
+        kind: Norm,
+        eps: f32,
+        heads: &mut [f32],
+        head_dim: usize,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) {
+        dispatch!(self, norm_heads(kind, eps, heads, head_dim, weight, bias));
     }
 
     /// The MLP's middle for one token, in place: see [`crate::math::activate_row`].

@@ -116,13 +116,17 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             })
         });
         let workers = self.workers;
-        for_each(workers, heads, |mut head| {
+        for_each(workers, heads.enumerate(), |(kv_head, mut head)| {
             let mut angles = rope.clone();
-            if SHAPING && let (Some(query), Some(key)) = (layer.query_norm, layer.key_norm) {
+            if SHAPING && let Some(kind) = arch.head_norm.kind() {
                 workers.enter(Phase::Norm);
+                let own = if arch.norms_by_head() { kv_head } else { 0 };
+                let query = layer.query_norm.and_then(|all| all.get(own * group * head_dim..)).unwrap_or(&[]);
+                let key = layer.key_norm.and_then(|all| all.get(own * head_dim..)).unwrap_or(&[]);
                 for t in 0..count {
-                    backend.norm_heads(arch.norm_eps, head.queries.row(t), query);
-                    backend.norm_heads(arch.norm_eps, head.keys.row(t), key);
+                    let (eps, queries, keys) = (arch.norm_eps, head.queries.row(t), head.keys.row(t));
+                    backend.norm_heads(kind, eps, queries, head_dim, query, layer.query_norm_bias);
+                    backend.norm_heads(kind, eps, keys, head_dim, key, layer.key_norm_bias);
                 }
             }
             for t in 0..count {

@@ -1,7 +1,7 @@
 //! Quantize, then multiply: how every matrix of the network is applied.
 
 use super::Chunk;
-use crate::arch::SHAPING;
+use crate::arch::{self, SHAPING};
 use crate::kernel::{Activations, Backend, TileMut, Write};
 use crate::matrix::Matrix;
 use crate::packing::round_up;
@@ -95,7 +95,7 @@ impl<W: Workers + Sync> Chunk<'_, '_, '_, W> {
             workers.enter(Phase::Norm);
             for (x, row) in residual.chunks_exact_mut(dim).zip(rows.chunks_exact_mut(wide)) {
                 let row = row.get_mut(..dim).unwrap_or(&mut []);
-                backend.norm_heads(eps, row, weight);
+                backend.norm_heads(arch::Norm::Rms, eps, row, dim, weight, None);
                 x.iter_mut().zip(row).for_each(|(x, y)| *x += *y);
             }
         });

@@ -49,7 +49,7 @@ impl Rings {
 
     /// All layers hold all positions.
     pub(crate) const fn none() -> Self {
-        Self { windows: Windows { window: 0, from: 0, global_every: 0 }, positions: usize::MAX, oldest: 0 }
+        Self { windows: Windows { window: 0, from: 0, global_every: 0, list: 0 }, positions: usize::MAX, oldest: 0 }
     }
 
     /// The heads of that layer, where `all` are those of a layer that sees all positions.
@@ -102,6 +102,7 @@ pub(crate) const fn shortest(window: usize, oldest: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::LayerSet;
     use crate::packing::Layout;
     use std::vec::Vec;
 
@@ -144,8 +145,12 @@ mod tests {
 
     #[test]
     fn layers_lie_one_behind_the_other() {
-        for (window_from, global_every) in [(0, 0), (0, 1), (0, 2), (0, 3), (0, 6), (5, 0), (4, 3), (12, 0)] {
-            let arch = Arch { window: 5, window_from, global_every, layers: 13, ..Arch::PLAIN };
+        let listed = [0b1_0011_0100_1101, 1 << 12].map(|bits| (0, 0, LayerSet::from_bits(bits)));
+        let patterns = [(0, 0), (0, 1), (0, 2), (0, 3), (0, 6), (5, 0), (4, 3), (12, 0)];
+        for (window_from, global_every, window_list) in
+            patterns.map(|(from, every)| (from, every, LayerSet::NONE)).into_iter().chain(listed)
+        {
+            let arch = Arch { window: 5, window_from, global_every, window_list, layers: 13, ..Arch::PLAIN };
             let rings = Rings { windows: arch.windows(), positions: 64, oldest: 0 };
             let mut before = 0;
             for layer in 0..arch.layers {

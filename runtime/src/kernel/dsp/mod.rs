@@ -365,8 +365,16 @@ impl Dsp {
         );
     }
 
-    pub(super) fn norm_heads(self, eps: f32, heads: &mut [f32], weight: &[f32]) {
-        Portable.norm_heads(eps, heads, weight);
+    pub(super) fn norm_heads(
+        self,
+        kind: Norm,
+        eps: f32,
+        heads: &mut [f32],
+        head_dim: usize,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) {
+        Portable.norm_heads(kind, eps, heads, head_dim, weight, bias);
     }
 
     #[inline]

@@ -67,6 +67,29 @@ proptest! {
         }
     }
 
+    /// Heads as vectors of their own, with one norm or one for each.
+    #[test]
+    fn every_backend_normalises_heads_by_the_contract(
+        head_dim in 1usize..=130, heads in 1usize..=3, rms in any::<bool>(), own in any::<bool>(), shift in any::<bool>(),
+        kind in floats(), seed in any::<u64>()
+    ) {
+        let rng = &mut Rng::with_seed(seed);
+        let row = kind.take(heads * head_dim, rng);
+        let mut parameters = |n: usize| (0..n).map(|_| rng.f32() * 2.0 - 0.5).collect::<Vec<f32>>();
+        let (weight, bias) = (parameters(if own { heads * head_dim } else { head_dim }), parameters(head_dim));
+        let (norm, bias) = (if rms { Norm::Rms } else { Norm::Layer }, shift.then_some(&bias[..]));
+        for backend in Backend::available() {
+            let mut expected = std::vec![f32::NAN; row.len()];
+            for (i, (head, out)) in row.chunks(head_dim).zip(expected.chunks_mut(head_dim)).enumerate() {
+                let first = if own { i * head_dim } else { 0 };
+                backend.norm(norm, 1e-5, head, &weight[first..first + head_dim], bias, out);
+            }
+            let mut out = row.clone();
+            backend.norm_heads(norm, 1e-5, &mut out, head_dim, &weight, bias);
+            prop_assert_eq!(bits(&out), bits(&expected), "{}", backend.name());
+        }
+    }
+
     #[test]
     fn every_backend_activates_like_the_scalar_function(
         hidden in 1usize..200, gated in any::<bool>(), kind in floats(), seed in any::<u64>()
