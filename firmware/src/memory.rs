@@ -2,8 +2,6 @@
 #![allow(unsafe_code)]
 
 use cortex_m_rt::STACK_PAINT_VALUE;
-#[cfg(feature = "alloc")]
-use static_cell::ConstStaticCell;
 
 unsafe extern "C" {
     /// All of them are symbols of linker scripts, and only their addresses mean something.
@@ -16,7 +14,7 @@ unsafe extern "C" {
     static __suninit: u32;
     static __euninit: u32;
     #[cfg(feature = "alloc")]
-    static mut __sheap: u32;
+    static __sheap: u32;
     #[cfg(feature = "alloc")]
     static _ram_end: u32;
 }
@@ -41,13 +39,12 @@ pub fn stack() -> (usize, usize) {
     ((words - unused) * size_of::<u32>(), words * size_of::<u32>())
 }
 
-/// All RAM behind the statics. It holds anything. To be called once.
+/// Gives a heap all RAM behind the statics and returns how many bytes those are. To be called once.
 #[cfg(feature = "alloc")]
-pub(crate) fn heap() -> &'static mut [u32] {
-    static OWNER: ConstStaticCell<()> = ConstStaticCell::new(());
-    OWNER.take();
-    let (start, end) = (&raw mut __sheap, &raw const _ram_end);
-    // SAFETY: nothing else uses this memory: the stack lies elsewhere, and whoever comes second has panicked. It starts at a
-    // whole word, ends at one, and any bits are a `u32`.
-    unsafe { core::slice::from_raw_parts_mut(start, (end.addr() - start.addr()) / size_of::<u32>()) }
+pub(crate) fn give_to(heap: &embedded_alloc::LlffHeap) -> usize {
+    let (start, end) = ((&raw const __sheap).addr(), (&raw const _ram_end).addr());
+    // SAFETY: nothing but the heap uses this memory, since the stack lies elsewhere. The only caller runs once: it takes
+    // what can be taken once.
+    unsafe { heap.init(start, end - start) };
+    end - start
 }

@@ -1,11 +1,19 @@
 //! The session's buffers from a heap, sized when the firmware starts: for a model that is not known before.
 //!
-//! The heap is all RAM that the statics leave. It is cut up once, and nothing is ever given back, so no allocator is needed.
+//! The heap is all RAM that the statics leave.
 
+extern crate alloc;
+
+use alloc::vec;
+
+use embedded_alloc::LlffHeap;
 use thumbformer::plan::PlanError;
 use thumbformer::{Limits, Model, Plan};
 
 use crate::memory;
+
+#[global_allocator]
+static HEAP: LlffHeap = LlffHeap::empty();
 
 /// What a session works in.
 pub struct Buffers {
@@ -43,32 +51,26 @@ impl Buffers {
     /// # Errors
     /// There is too little memory.
     pub fn new(model: &Model<'_>) -> Result<Self, Shortage> {
-        let heap = memory::heap();
-        // As statics are, and memory with error correction must be.
-        heap.fill(0);
-        let free = size_of_val(heap);
+        let free = memory::give_to(&HEAP);
         let limits = crate::limits(model.arch().context);
         let plan = crate::plan(model.header(), limits, model.blob()).map_err(Shortage::Plan)?;
-        match cut(heap, &plan) {
-            Some((cache, scratch, ids)) => Ok(Self { plan, cache, scratch, ids }),
-            None => {
-                let needed = needed(&plan);
-                let would_fit = longest_context(model, limits, free);
-                Err(Shortage::Heap { context: limits.context, needed, missing: needed - free, would_fit })
-            }
+        let needed = needed(&plan);
+        if needed > free {
+            let (context, missing) = (limits.context, needed - free);
+            let would_fit = longest_context(model, limits, free);
+            return Err(Shortage::Heap { context, needed, missing, would_fit });
         }
+        // Nothing is ever given back.
+        let (cache, scratch) = (vec![0; plan.cache_bytes()].leak(), vec![0; plan.scratch_bytes()].leak());
+        Ok(Self { plan, cache, scratch, ids: vec![0; limits.context as usize].leak() })
     }
 }
 
-/// Cache, scratch, and room for tokens, if there is so much.
-fn cut<'h>(heap: &'h mut [u32], plan: &Plan) -> Option<(&'h mut [u8], &'h mut [u8], &'h mut [u32])> {
-    let (ids, rest) = heap.split_at_mut_checked(plan.limits().context as usize)?;
-    let (cache, rest) = bytemuck::cast_slice_mut(rest).split_at_mut_checked(plan.cache_bytes())?;
-    Some((cache, rest.get_mut(..plan.scratch_bytes())?, ids))
-}
+/// What the heap keeps for itself: a head for each of three blocks.
+const OVERHEAD: usize = 3 * 16;
 
 fn needed(plan: &Plan) -> usize {
-    plan.cache_bytes() + plan.scratch_bytes() + size_of::<u32>() * plan.limits().context as usize
+    plan.cache_bytes() + plan.scratch_bytes() + 4 * plan.limits().context as usize + OVERHEAD
 }
 
 fn longest_context(model: &Model<'_>, limits: Limits, free: usize) -> u32 {
