@@ -166,6 +166,7 @@ pub(crate) fn round_weights(x: &mut [f32], exponent: i32) {
 }
 
 /// Half to even, within ±127.
+#[cfg(feature = "train")]
 #[inline(always)]
 fn round(x: f32) -> f32 {
     x.clamp(-127.0, 127.0) + ROUND - ROUND

@@ -4,7 +4,7 @@
 
 extern crate alloc;
 
-use alloc::vec;
+use alloc::boxed::Box;
 
 use embedded_alloc::LlffHeap;
 use thumbformer::plan::PlanError;
@@ -54,23 +54,37 @@ impl Buffers {
         let free = memory::give_to(&HEAP);
         let limits = crate::limits(model.arch().context);
         let plan = crate::plan(model.header(), limits, model.blob()).map_err(Shortage::Plan)?;
-        let needed = needed(&plan);
-        if needed > free {
-            let (context, missing) = (limits.context, needed - free);
-            let would_fit = longest_context(model, limits, free);
-            return Err(Shortage::Heap { context, needed, missing, would_fit });
+        let block = bytemuck::try_zeroed_slice_box(words(&plan)).ok();
+        // It is never given back.
+        match block.and_then(|block| cut(Box::leak(block), &plan)) {
+            Some((cache, scratch, ids)) => Ok(Self { plan, cache, scratch, ids }),
+            None => {
+                let needed = needed(&plan);
+                let would_fit = longest_context(model, limits, free);
+                let missing = needed.saturating_sub(free);
+                Err(Shortage::Heap { context: limits.context, needed, missing, would_fit })
+            }
         }
-        // Nothing is ever given back.
-        let (cache, scratch) = (vec![0; plan.cache_bytes()].leak(), vec![0; plan.scratch_bytes()].leak());
-        Ok(Self { plan, cache, scratch, ids: vec![0; limits.context as usize].leak() })
     }
 }
 
-/// What the heap keeps for itself: a head for each of three blocks.
-const OVERHEAD: usize = 3 * 16;
+/// Cache, scratch, and room for tokens, of a block with so many [`words`].
+fn cut<'h>(block: &'h mut [u32], plan: &Plan) -> Option<(&'h mut [u8], &'h mut [u8], &'h mut [u32])> {
+    let (ids, rest) = block.split_at_mut_checked(plan.limits().context as usize)?;
+    let (cache, rest) = bytemuck::cast_slice_mut(rest).split_at_mut_checked(plan.cache_bytes())?;
+    Some((cache, rest.get_mut(..plan.scratch_bytes())?, ids))
+}
+
+/// What the heap keeps for itself.
+const OVERHEAD: usize = 16;
+
+/// Words of memory for tokens, cache and scratch.
+fn words(plan: &Plan) -> usize {
+    plan.limits().context as usize + (plan.cache_bytes() + plan.scratch_bytes()).div_ceil(size_of::<u32>())
+}
 
 fn needed(plan: &Plan) -> usize {
-    plan.cache_bytes() + plan.scratch_bytes() + 4 * plan.limits().context as usize + OVERHEAD
+    size_of::<u32>() * words(plan) + OVERHEAD
 }
 
 fn longest_context(model: &Model<'_>, limits: Limits, free: usize) -> u32 {
