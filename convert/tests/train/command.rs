@@ -249,7 +249,7 @@ fn pairs_teach_answers_and_a_trained_model_learns_on() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = write(&folder, "pairs.tsv", pairs());
     let out = folder.path().join("answers");
-    let more = ["--objective", "sft", "--vocab", "290", "--steps", "300", "--learning-rate", "1e-2", "--dim", "32"];
+    let more = ["--objective", "sft", "--vocab", "290", "--steps", "600", "--learning-rate", "5e-3", "--dim", "32"];
     let mut command = thumbformer(&["train"]);
     command.arg(&data).arg("-o").arg(&out).args(["--layers", "2", "--context", "48", "--batch", "16"]).args(more);
     let (_, told) = succeed(&mut command);
