@@ -57,6 +57,9 @@ pub fn start(
 ) -> Result<Outcome> {
     settings.check()?;
     Folder::check_free(out)?;
+    if let Some(folder) = settings.init.as_ref().filter(|folder| !folder.exists()) {
+        return Err(Error::Usage(format!("--init {}: no such folder or file", folder.display())));
+    }
     let (tokenizers, mut files) = match &settings.init {
         Some(folder) if settings.tokenizer.is_none() => Tokenizers::read(folder)?,
         _ => Tokenizers::make(&settings, data)?,

@@ -100,6 +100,8 @@ fn options_that_make_no_sense_are_refused() {
     succeed(&mut train(&data, &init, &["--vocab", "270", "--steps", "1"]));
     let error = fail(thumbformer(&["train", "--lora", "0"]).arg(&data).arg("-o").arg(&out).arg("--init").arg(&init));
     assert!(error.contains("--lora 0: expected at least 1"), "{error}");
+    let error = fail(thumbformer(&["train", "--lora", "4", "--init", "nowhere"]).arg(&data).arg("-o").arg(&out));
+    assert!(error.contains("--init nowhere: no such folder"), "{error}");
     let output = thumbformer(&["train", "--lora", "4"]).arg(&data).arg("-o").arg(&out).output().expect("it runs");
     assert_eq!(output.status.code(), Some(2), "a new model has nothing to be frozen");
     assert!(!out.exists());
