@@ -204,6 +204,7 @@ impl Attention {
         }
     }
 
+    // Rounded probabilities have the gradients of those that are not.
     // dV = Pᵀ·dO; dP = dO·Vᵀ; dS = P∘(dP − Σ P∘dP); dQ = scale·dS·K; dK = scale·dSᵀ·Q. P is computed again.
     #[inline(always)]
     fn backward(&self, sequence: Sequence<'_>, grad: &[f32], dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
