@@ -107,10 +107,11 @@ impl Budget {
             std::fs::write(&path, bytes).map_err(Error::io(&path))?;
         }
         let mut best: Option<(u64, Architecture)> = None;
+        let mut impossible = None;
         let widths: Vec<usize> = sizes.dim.map_or_else(|| WIDTHS.map(|n| STEP * n).collect(), |dim| vec![dim]);
         for dim in widths {
             let usual = dim.div_ceil(64).max(4)..=dim.div_ceil(32).max(6);
-            let mut any = false;
+            let (mut any, mut possible) = (false, false);
             for layers in sizes.layers.map_or(usual, |layers| layers..=layers) {
                 let usual = match dim {
                     64.. if dim.is_multiple_of(32) => Some(dim / 32),
@@ -118,7 +119,15 @@ impl Budget {
                     _ => None,
                 };
                 let sizes = Sizes { dim: Some(dim), layers: Some(layers), heads: sizes.heads.or(usual), ..sizes };
-                let architecture = Architecture::new(preset, sizes, vocab)?;
+                let architecture = match Architecture::new(preset, sizes, vocab) {
+                    Ok(architecture) => architecture,
+                    // What the user chose does not go with this width, but may with another.
+                    Err(error) => {
+                        impossible.get_or_insert(error);
+                        continue;
+                    }
+                };
+                possible = true;
                 let Weighed { parameters, lacking } = self.weigh(&architecture, marked, folder.path())?;
                 match (lacking, &best) {
                     (None, Some((most, _))) if *most >= parameters => any = true,
@@ -137,11 +146,15 @@ impl Budget {
                 }
             }
             // Wider ones are larger still.
-            if !any {
+            if possible && !any {
                 break;
             }
         }
-        best.map(|(_, architecture)| architecture).ok_or_else(|| Error::Usage(format!("--size {self}: no model fits")))
+        match (best, impossible) {
+            (Some((_, architecture)), _) => Ok(architecture),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(Error::Usage(format!("--size {self}: no model fits"))),
+        }
     }
 
     /// Asks the converter about a checkpoint of these sizes in `folder`, where its tokenizer lies.

@@ -46,6 +46,11 @@ fn a_board_with_the_whole_context() {
 fn what_the_user_chose_stays() {
     let (note, _) = fitted(&["--size", "200K", "--context", "32", "--layers", "2", "--kv-heads", "1"], "simd");
     assert!(note.contains(": 2 layers of width") && note.contains(" 1 of keys and values"), "{note}");
+    // Not every width has five heads, nor three heads of an even number of features.
+    for heads in ["5", "3"] {
+        let (note, _) = fitted(&["--size", "500K", "--context", "32", "--heads", heads], "simd");
+        assert!(note.contains(&format!(", {heads} heads,")), "{note}");
+    }
 }
 
 #[test]
@@ -61,6 +66,8 @@ fn what_cannot_be_had_is_refused() {
         let error = fail(&mut train(size));
         assert!(error.contains(lacking) && error.contains("take a smaller --vocab or --context"), "{error}");
     }
+    let error = fail(train("300K").args(["--heads", "0"]));
+    assert!(error.contains("--heads 0: expected a divisor of the width"), "{error}");
     let output = train("fits:toaster").output().expect("it runs");
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8_lossy(&output.stderr);
