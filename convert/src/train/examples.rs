@@ -22,6 +22,12 @@ pub struct Pair {
     pub answer: Vec<u32>,
 }
 
+/// Tokens that a thread takes at a time, about: with fewer, adding up the parts' gradients would cost more than it saves.
+const PART: usize = 384;
+
+/// Parts of a batch at most: each has a gradient of its own.
+const PARTS: usize = 8;
+
 /// What is trained on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Examples {
@@ -162,6 +168,10 @@ fn set_aside<T>(list: &mut Vec<T>, share: f32) -> Vec<T> {
 #[derive(Clone, Debug)]
 pub struct Sampler {
     examples: Examples,
+    /// Sequences of a batch.
+    size: usize,
+    /// Parts of a batch.
+    parts: usize,
     seed: u64,
     epoch: Option<u64>,
     order: Vec<usize>,
@@ -169,15 +179,18 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Draws of `examples`, of which there is at least one.
-    pub fn new(examples: Examples, seed: u64) -> Self {
-        Self { examples, seed, epoch: None, order: Vec::new(), offset: 0 }
+    /// Draws batches of `size` sequences of `examples`, of which there is at least one.
+    pub fn new(examples: Examples, size: usize, seed: u64) -> Self {
+        let tokens = size * examples.tokens() / examples.count();
+        let parts = (tokens / PART).clamp(1, PARTS);
+        Self { examples, size, parts, seed, epoch: None, order: Vec::new(), offset: 0 }
     }
 
-    /// The `n`-th batch of `size` sequences.
-    pub fn batch(&mut self, n: u64, size: usize) -> Batch {
-        let picks: Vec<Pick> = (0..size as u64).map(|i| self.pick(n * size as u64 + i)).collect();
-        self.examples.batch(&picks)
+    /// The `n`-th batch, in parts for threads to work on. How it is cut does not depend on their number.
+    pub fn batch(&mut self, n: u64) -> Vec<Batch> {
+        let size = self.size as u64;
+        let picks: Vec<Pick> = (n * size..(n + 1) * size).map(|n| self.pick(n)).collect();
+        picks.chunks(self.size.div_ceil(self.parts).max(1)).map(|picks| self.examples.batch(picks)).collect()
     }
 
     /// The `n`-th example.
@@ -225,20 +238,20 @@ mod tests {
 
     #[test]
     fn every_block_is_seen_once_in_an_epoch_and_batches_do_not_depend_on_what_was_asked_before() {
-        let mut sampler = Sampler::new(stream(1000), 7);
+        let mut sampler = Sampler::new(stream(1000), 1, 7);
         let count = stream(1000).count();
         assert_eq!(count, 98);
-        let batches: Vec<Batch> = (0..count as u64).map(|n| sampler.batch(n, 1)).collect();
+        let batches: Vec<Batch> = (0..count as u64).flat_map(|n| sampler.batch(n)).collect();
         let mut first: Vec<u32> = batches.iter().map(|batch| batch.text.ids[0]).collect();
         first.sort_unstable();
         assert!(first.windows(2).all(|pair| pair[1] == pair[0] + 10), "{first:?}");
         for (n, batch) in batches.iter().enumerate().rev() {
-            let again = Sampler::new(stream(1000), 7).batch(n as u64, 1);
-            assert_eq!(&again, batch);
+            let again = Sampler::new(stream(1000), 1, 7).batch(n as u64);
+            assert_eq!(&again[..], std::slice::from_ref(batch));
             assert_eq!(batch.targets[..], batch.text.ids.iter().map(|id| id + 1).collect::<Vec<_>>()[..]);
         }
-        let other = Sampler::new(stream(1000), 8).batch(0, 1);
-        assert_ne!(other.text.ids, batches[0].text.ids);
+        let other = Sampler::new(stream(1000), 1, 8).batch(0);
+        assert_ne!(other[0].text.ids, batches[0].text.ids);
     }
 
     fn texts(count: u32) -> Examples {
@@ -248,12 +261,25 @@ mod tests {
 
     #[test]
     fn other_tokens_are_hidden_in_each_epoch_and_they_follow_from_the_batchs_number() {
-        let mut sampler = Sampler::new(texts(20), 7);
+        let mut sampler = Sampler::new(texts(20), 20, 7);
         let hidden = |batch: &Batch| (batch.chosen.clone(), batch.text.ids.clone());
-        let epochs: Vec<Batch> = (0..2).map(|n| sampler.batch(n, 20)).collect();
+        let epochs: Vec<Batch> = (0..2).flat_map(|n| sampler.batch(n)).collect();
         assert_ne!(epochs[0].chosen, epochs[1].chosen);
-        assert_eq!(hidden(&Sampler::new(texts(20), 7).batch(1, 20)), hidden(&epochs[1]));
+        assert_eq!(hidden(&Sampler::new(texts(20), 20, 7).batch(1)[0]), hidden(&epochs[1]));
         assert_eq!(texts(20).validation(4, 1000), texts(20).validation(4, 1000));
+    }
+
+    #[test]
+    fn a_large_batch_comes_in_parts() {
+        let parts = |size: usize| Sampler::new(stream(10_000), size, 7).batch(1);
+        assert_eq!(parts(70).len(), 1);
+        for (size, count) in [(80, 2), (200, 5), (900, PARTS)] {
+            let parts = parts(size);
+            assert_eq!(parts.len(), count);
+            let lengths: Vec<usize> = parts.iter().map(|part| part.text.ids.len() / 10).collect();
+            assert_eq!(lengths.iter().sum::<usize>(), size);
+            assert!(lengths.iter().all(|&length| length <= size.div_ceil(count)), "{lengths:?}");
+        }
     }
 
     #[test]

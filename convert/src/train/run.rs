@@ -200,7 +200,7 @@ fn train(
     stop: &AtomicBool,
     observer: &dyn Observer,
 ) -> Result<Outcome> {
-    let mut sampler = Sampler::new(prepared.train, settings.seed);
+    let mut sampler = Sampler::new(prepared.train, settings.batch, settings.seed);
     let validation = prepared.valid;
     let (parameters, trained) = trainer.model.parameters.counts();
     observer.note(&match settings.lora {
@@ -214,9 +214,9 @@ fn train(
         folder.save(&trainer, &log)?;
     }
     while trainer.step < settings.steps {
-        let first = trainer.step * settings.accumulate as u64;
-        let batches: Vec<Batch> =
-            (0..settings.accumulate as u64).map(|i| sampler.batch(first + i, settings.batch)).collect();
+        let accumulated = settings.accumulate as u64;
+        let numbers = trainer.step * accumulated..(trainer.step + 1) * accumulated;
+        let batches: Vec<Batch> = numbers.flat_map(|n| sampler.batch(n)).collect();
         let step = trainer.step(&batches)?;
         tokens += batches.iter().map(|batch| batch.tokens() as u64).sum::<u64>();
         let last = trainer.step == settings.steps;

@@ -1,12 +1,17 @@
 //! Steps: loss, gradient, change of the weights.
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::batch::Batch;
 use super::model::{Model, Regularization};
 use super::optimizer::{self, AdamW, Moments, Schedule};
-use super::values_of;
+use super::{ops, values_of};
+use crate::random::SplitMix64;
 use crate::{Error, Result};
+
+/// Batches whose gradients are there at a time.
+const AT_A_TIME: usize = 8;
 
 /// A model that is being trained.
 #[derive(Debug)]
@@ -49,7 +54,8 @@ impl Trainer {
         Self { model, moments, step: 0, optimizer, schedule, regularization }
     }
 
-    /// The mean loss over batches that count as one, and the gradient of each trained parameter.
+    /// The mean loss over batches that count as one, and the gradient of each trained parameter. Threads take a batch
+    /// each; the sums are over batches in their order.
     ///
     /// # Errors
     /// A batch that does not fit the model.
@@ -57,27 +63,32 @@ impl Trainer {
         let norm: f32 = batches.iter().map(Batch::weight).sum();
         let mut total = 0.0;
         let mut sums: Vec<Vec<f32>> = Vec::new();
-        for (i, batch) in batches.iter().enumerate() {
-            let place = (self.step << 20) | i as u64;
-            let seed = crate::random::SplitMix64(self.regularization.seed ^ place).next_u64();
-            let loss = self.model.loss(batch, norm, Regularization { seed, ..self.regularization })?;
-            total += loss.to_scalar::<f32>()?;
-            let gradients = loss.backward()?;
-            let of = |tensor: &Tensor| match gradients.get(tensor) {
-                Some(gradient) => values_of(gradient),
-                None => Ok(vec![0.0; tensor.elem_count()]),
-            };
-            let found = self.model.parameters.trained().map(|parameter| of(&parameter.var));
-            let found = found.collect::<Result<Vec<_>>>()?;
-            if sums.is_empty() {
-                sums = found;
-            } else {
-                for (sums, found) in sums.iter_mut().zip(&found) {
-                    sums.iter_mut().zip(found).for_each(|(sum, x)| *sum += x);
+        for (first, some) in (0..).step_by(AT_A_TIME).zip(batches.chunks(AT_A_TIME)) {
+            let of_each = some.par_iter().enumerate().map(|(i, batch)| self.gradient_of(batch, first + i, norm));
+            for (loss, found) in of_each.collect::<Result<Vec<_>>>()? {
+                total += loss;
+                if sums.is_empty() {
+                    sums = found;
+                } else {
+                    sums.par_iter_mut().zip(found).for_each(|(sums, found)| ops::add(sums, &found));
                 }
             }
         }
         Ok((total, sums))
+    }
+
+    /// What batch `i` adds to loss and gradient.
+    fn gradient_of(&self, batch: &Batch, i: usize, norm: f32) -> Result<(f32, Vec<Vec<f32>>)> {
+        let place = (self.step << 20) | i as u64;
+        let seed = SplitMix64(self.regularization.seed ^ place).next_u64();
+        let loss = self.model.loss(batch, norm, Regularization { seed, ..self.regularization })?;
+        let gradients = loss.backward()?;
+        let of = |tensor: &Tensor| match gradients.get(tensor) {
+            Some(gradient) => values_of(gradient),
+            None => Ok(vec![0.0; tensor.elem_count()]),
+        };
+        let found = self.model.parameters.trained().map(|parameter| of(&parameter.var)).collect::<Result<_>>()?;
+        Ok((loss.to_scalar()?, found))
     }
 
     /// Changes the weights by the gradient of batches that count as one.
@@ -113,12 +124,10 @@ impl Trainer {
     }
 
     fn evaluate_here(&self, batches: &[Batch]) -> Result<f32> {
-        let (mut sum, mut weight) = (0.0, 0.0);
-        for batch in batches {
-            let loss = self.model.loss(batch, 1.0, Regularization::default())?;
-            sum += f64::from(loss.to_scalar::<f32>()?);
-            weight += f64::from(batch.weight());
-        }
+        let of = |batch: &Batch| Ok(self.model.loss(batch, 1.0, Regularization::default())?.to_scalar::<f32>()?);
+        let losses = batches.par_iter().map(of).collect::<Result<Vec<f32>>>()?;
+        let sum: f64 = losses.iter().map(|&loss| f64::from(loss)).sum();
+        let weight: f64 = batches.iter().map(|batch| f64::from(batch.weight())).sum();
         Ok((sum / weight) as f32)
     }
 }

@@ -1,5 +1,6 @@
 //! Scaled dot-product attention over sequences of any length.
 
+use std::array;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,11 +9,14 @@ use rayon::prelude::*;
 use thumbformer::math::{exp, max, sum};
 
 use super::quantize::round;
-use super::{Dropout, add_rows, argument, axpy, dot, gradient, result, values, vectorized};
+use super::{Dropout, add_rows, argument, dot, gradient, result, values, vectorized};
 use crate::quantize::absmax;
 
 /// Positions that the runtime's attention takes at a time.
 const TILE: usize = 32;
+
+/// Queries whose shares of the keys' and values' gradients are added at a time.
+const QUERIES: usize = 4;
 
 /// Where each sequence of a batch begins and ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -210,33 +214,50 @@ impl Attention {
     fn backward(&self, sequence: Sequence<'_>, grad: &[f32], dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
         let Sequence { q, k, v, first } = sequence;
         let (d, width, kv_width) = (self.head_dim, self.width(), self.kv_width());
-        let tokens = k.len() / kv_width;
+        let (queries, tokens) = (q.len() / width, k.len() / kv_width);
         let (mut keys, mut values) = (Vec::new(), Vec::new());
-        let (mut p, mut dp) = (vec![0.0; tokens], vec![0.0; tokens]);
+        let mut kept: [Vec<f32>; QUERIES] = array::from_fn(|_| vec![0.0; tokens]);
+        let mut ds = kept.clone();
+        let mut p = vec![0.0; tokens];
         for kv in 0..self.kv_heads {
             self.transposed(k, kv, &mut keys);
             self.transposed(v, kv, &mut values);
             let group = self.heads / self.kv_heads;
             for head in kv * group..(kv + 1) * group {
-                let rows = q.chunks_exact(width).zip(grad.chunks_exact(width)).zip(dq.chunks_exact_mut(width));
-                for (i, ((q, grad), dq)) in rows.enumerate() {
-                    let (q, grad, dq) = (&q[head * d..][..d], &grad[head * d..][..d], &mut dq[head * d..][..d]);
-                    let seen = self.seen(i, tokens);
-                    let (p, dp) = (&mut p[..seen], &mut dp[..seen]);
-                    self.probabilities(q, &keys, tokens, p);
-                    dp.fill(0.0);
-                    add_rows(dp, grad, &values, tokens);
-                    for (j, (p, dp)) in p.iter().zip(dp.iter_mut()).enumerate() {
-                        let kept = self.dropout.map_or(1.0, |dropout| self.kept(dropout, head, first + i, j));
-                        *dp *= kept;
-                        axpy(&mut dv[j * kv_width + kv * d..][..d], p * kept, grad);
+                for start in (0..queries).step_by(QUERIES) {
+                    let block = start..queries.min(start + QUERIES);
+                    let all = self.seen(block.end - 1, tokens);
+                    for ((i, kept), ds) in block.clone().zip(&mut kept).zip(&mut ds) {
+                        let at = i * width + head * d;
+                        let seen = self.seen(i, tokens);
+                        let (p, of_p) = (&mut p[..seen], &mut ds[..seen]);
+                        self.probabilities(&q[at..][..d], &keys, tokens, p);
+                        of_p.fill(0.0);
+                        add_rows(of_p, &grad[at..][..d], &values, tokens);
+                        kept[..seen].copy_from_slice(p);
+                        if let Some(dropout) = self.dropout {
+                            for (j, (kept, of_p)) in kept.iter_mut().zip(of_p.iter_mut()).enumerate() {
+                                let factor = self.kept(dropout, head, first + i, j);
+                                *kept *= factor;
+                                *of_p *= factor;
+                            }
+                        }
+                        let mean = dot(p, of_p);
+                        for (p, ds) in p.iter().zip(of_p.iter_mut()) {
+                            *ds = self.scale * p * (*ds - mean);
+                        }
+                        add_rows(&mut dq[at..][..d], of_p, &k[kv * d..], kv_width);
+                        // What the block's later queries see and this one does not.
+                        kept[seen..all].fill(0.0);
+                        ds[seen..all].fill(0.0);
                     }
-                    let mean = dot(p, dp);
-                    for (j, (p, ds)) in p.iter().zip(dp.iter_mut()).enumerate() {
-                        *ds = self.scale * p * (*ds - mean);
-                        axpy(&mut dk[j * kv_width + kv * d..][..d], *ds, q);
+                    let rows = start * width + head * d;
+                    for j in 0..all {
+                        let at = j * kv_width + kv * d;
+                        let factors = |of: &[Vec<f32>; QUERIES]| array::from_fn::<_, QUERIES, _>(|i| of[i][j]);
+                        add_rows(&mut dv[at..][..d], &factors(&kept)[..block.len()], &grad[rows..], width);
+                        add_rows(&mut dk[at..][..d], &factors(&ds)[..block.len()], &q[rows..], width);
                     }
-                    add_rows(dq, dp, &k[kv * d..], kv_width);
                 }
             }
         }

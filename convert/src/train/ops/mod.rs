@@ -142,8 +142,9 @@ fn column_sums(bias: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
     gradient(sums, bias)
 }
 
+/// `to += x`
 #[inline(always)]
-fn add(to: &mut [f32], x: &[f32]) {
+pub(super) fn add(to: &mut [f32], x: &[f32]) {
     for (to, x) in to.iter_mut().zip(x) {
         *to += x;
     }
