@@ -6,7 +6,8 @@
 //!
 //! Every request gets exactly one line of output, an empty one if it could not be answered; the log says why. A request of
 //! the form `ids:1,482,297` gives token ids in place of text; to a model without a tokenizer that is the only way to talk,
-//! and it answers in ids. To a model that has an encoder, a request is the source that it answers.
+//! and it answers in ids. To a model of encoder and decoder, a request is the source that it answers; to an encoder alone
+//! it is a text with masks, which is given back with what the model would put in their places.
 #![no_std]
 #![no_main]
 
@@ -22,8 +23,8 @@ use static_cell::{ConstStaticCell, StaticCell};
 #[cfg(feature = "cross")]
 use thumbformer::blob::header::SpecialTokens;
 use thumbformer::decode::argmax;
-#[cfg(feature = "cross")]
-use thumbformer::tokenizer::EncodeOptions;
+#[cfg(any(feature = "cross", feature = "encoder"))]
+use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
 use thumbformer::tokenizer::{EncodeError, workspace_len};
 use thumbformer::{BlobError, Digest, Model, Session, SessionError};
 
@@ -50,6 +51,8 @@ enum Refusal {
     NotUtf8 { valid_up_to: usize },
     NotIds,
     NoTokenizer,
+    #[cfg(feature = "encoder")]
+    NoMask,
     Tokenizer(EncodeError),
     Session(SessionError),
     Output,
@@ -141,16 +144,20 @@ fn answer(
     let count = match (request.strip_prefix("ids:"), tokenizer) {
         _ if request.is_empty() => return Err(Refusal::Empty),
         (Some(list), _) => parse(list, ids)?,
+        // A text for an encoder: whole, and it may name special tokens, a mask or the language of its answer.
         #[cfg(feature = "cross")]
         (None, _) if session.model().arch().cross => {
-            let tokenizer = session.model().source_tokenizer().ok_or(Refusal::NoTokenizer)?;
-            // A text may name the language of its answer.
-            let options = EncodeOptions::default();
-            tokenizer.encode(request, options, workspace, ids).map_err(Refusal::Tokenizer)?
+            encode(session.model().source_tokenizer(), request, workspace, ids)?
         }
+        #[cfg(feature = "encoder")]
+        (None, _) if session.model().arch().is_encoder() => encode(tokenizer, request, workspace, ids)?,
         (None, Some(tokenizer)) => tokenizer.encode_prompt(request, workspace, ids).map_err(Refusal::Tokenizer)?,
         (None, None) => return Err(Refusal::NoTokenizer),
     };
+    #[cfg(feature = "encoder")]
+    if session.model().arch().is_encoder() {
+        return fill(session, ids.get_mut(..count).unwrap_or(&mut []), console);
+    }
     let prompt = ids.get(..count).unwrap_or(&[]);
     let mut stream = tokenizer.map(|tokenizer| tokenizer.stream(true));
 
@@ -199,11 +206,55 @@ fn answer(
 
     report("prompt", count, prefill);
     report("answer", generated - 1, decode);
-    defmt::info!("tokens {}", ids.get(..generated).unwrap_or(ids));
+    conclude(ids.get(..generated).unwrap_or(ids), digest);
+    Ok(())
+}
+
+/// The tokens of a text that is encoded whole.
+#[cfg(any(feature = "cross", feature = "encoder"))]
+fn encode(
+    tokenizer: Option<Tokenizer<'_>>,
+    text: &str,
+    workspace: &mut [u32],
+    ids: &mut [u32],
+) -> Result<usize, Refusal> {
+    let tokenizer = tokenizer.ok_or(Refusal::NoTokenizer)?;
+    tokenizer.encode(text, EncodeOptions::default(), workspace, ids).map_err(Refusal::Tokenizer)
+}
+
+/// Answers a text that has masks: with what the model finds likeliest in their places.
+#[cfg(feature = "encoder")]
+fn fill(session: &mut Session<'static, 'static>, text: &mut [u32], console: &mut Console) -> Result<(), Refusal> {
+    let mask = session.model().special().mask.filter(|mask| text.contains(mask)).ok_or(Refusal::NoMask)?;
+    let start = clock::now();
+    session.encode(text, &[]).map_err(Refusal::Session)?;
+    let mut digest = Digest::new();
+    for (position, id) in text.iter_mut().enumerate().filter(|(_, id)| **id == mask) {
+        let logits = session.token_logits(position).map_err(Refusal::Session)?;
+        digest.update(logits);
+        *id = argmax(logits);
+    }
+    let ticks = clock::now() - start;
+    match session.model().tokenizer() {
+        Some(tokenizer) => tokenizer.decode(text, true, console)?,
+        None => {
+            for (i, &id) in text.iter().enumerate() {
+                console.write_str(if i == 0 { "" } else { "," })?;
+                console.write_str(itoa::Buffer::new().format(id))?;
+            }
+        }
+    }
+    report("text", text.len(), ticks);
+    conclude(text, digest);
+    Ok(())
+}
+
+/// Logs what an answer was made of.
+fn conclude(ids: &[u32], digest: Digest) {
+    defmt::info!("tokens {}", ids);
     defmt::info!("digest {=u64:016x}", digest.value());
     let (used, size) = memory::stack();
     defmt::info!("stack: {=usize} of {=usize} bytes used so far", used, size);
-    Ok(())
 }
 
 /// What every answer to a source starts with, written to the front of `ids`.

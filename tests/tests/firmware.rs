@@ -150,13 +150,27 @@ struct Answer {
     digest: Digest,
 }
 
-/// By the portable backend: the definition of every result. An encoder-decoder's prompt is the source that it answers.
+/// By the portable backend: the definition of every result. An encoder-decoder's prompt is the source that it answers, an
+/// encoder's the text that it fills in.
 fn on_the_desk(model: Model<'_>, prompt: &[u32], context: u32) -> Answer {
     let plan = Plan::for_model(&model, Limits::new(context, 5)).expect("a plan");
     let (mut cache, mut scratch) = (vec![0; plan.cache_bytes()], vec![0; plan.scratch_bytes()]);
     let session = Session::with(model, &plan, &mut cache, &mut scratch, Backend::PORTABLE, Serial);
     let mut session = session.expect("buffers as planned");
     let mut answer = Answer { ids: Vec::new(), digest: Digest::new() };
+    if model.arch().is_encoder() {
+        session.encode(prompt, &[]).expect("a good text");
+        let fill = |(position, &id): (usize, &u32)| {
+            if Some(id) != model.special().mask {
+                return id;
+            }
+            let logits = session.token_logits(position).expect("a position");
+            answer.digest.update(logits);
+            argmax(logits)
+        };
+        answer.ids = prompt.iter().enumerate().map(fill).collect();
+        return answer;
+    }
     let start: Vec<u32> = model.special().start.into_iter().chain(model.special().second).collect();
     let prompt = if model.arch().cross {
         session.encode_source(prompt).expect("a good source");
@@ -300,6 +314,42 @@ fn sources_are_read_by_their_own_tokenizer() {
     let error = build(&["--model", self::text(&path)]).err().expect("it needs features");
     assert!(error.contains(&format!("cargo run --release --features {MARIAN}\n")), "{error}");
 }
+
+#[test]
+#[ignore = "builds firmware and needs qemu-system-arm"]
+fn masks_are_filled_in() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bert");
+    common::encoder_with_vocabulary("bert", &folder);
+    let blob = convert(&folder, PACKING);
+    let model = Model::new(&blob).expect("a good blob");
+    let path = file("bert.thumb", &blob);
+    let (mut workspace, mut ids) = (vec![0; 2048], vec![0; 48]);
+    let tokenizer = model.tokenizer().expect("a tokenizer");
+    let text = "Paris is [MASK] capital of [MASK].";
+    let count = tokenizer.encode(text, EncodeOptions::default(), &mut workspace, &mut ids).expect("it fits");
+    let desk = on_the_desk(model, &ids[..count], 48);
+    let filled = thumbformer_convert::tokenizer::decode(tokenizer, &desk.ids, true);
+    assert!(filled.starts_with("paris is ") && !filled.contains("[MASK]"), "{filled}");
+    let digest = format!("{:016x}", desk.digest.value());
+    let lines = format!("{text}\nparis is the capital.\n{}{text}", request(&ids[..count]));
+    for board in CORES {
+        // Sized when it is built, and when it starts.
+        let built_in = built(&["--board", board, "--model", self::text(&path), "--features", BERT]);
+        for (firmware, model) in [(built_in, None), (without_model(board), Some(path.as_path()))] {
+            let said = firmware.hears(model, lines.as_bytes());
+            assert_eq!(said.lines(), [&filled, "", &filled, &filled], "{board}: {}", said.log);
+            assert_eq!(said.logged("tokens"), vec![format!("{:?}", desk.ids); 3], "{board}: {said:?}");
+            assert_eq!(said.logged("digest"), [digest.as_str(); 3], "{board}: {said:?}");
+            assert!(said.log.contains("NoMask"), "{board}: {}", said.log);
+            said.used_stack_below(board, 12 << 10);
+        }
+    }
+    let error = build(&["--model", self::text(&path)]).err().expect("it needs features");
+    assert!(error.contains(&format!("cargo run --release --features {BERT}\n")), "{error}");
+}
+
+/// What the BERT of the tests needs.
+const BERT: &str = "classic,encoder,normalizers,wordpiece";
 
 /// What the Marian of the tests needs.
 const MARIAN: &str = "classic,encoder,cross,normalizers,unigram";

@@ -1,28 +1,16 @@
 //! Encoders: `thumbformer fill` and `embed`, and what the other commands do with one.
 
-use super::common::{Expected, Sequence, model, relative_error};
+use super::common::{Expected, Sequence, encoder_with_vocabulary, model, relative_error};
 use super::*;
 
 fn list<T: ToString>(values: &[T]) -> String {
     values.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// A tiny model's checkpoint with a vocabulary of its size: BERT's special tokens, letters inside and at the beginning of
-/// words, and a few words.
+/// A tiny model's checkpoint with a vocabulary of its size.
 pub(super) fn with_tokenizer(name: &str) -> tempfile::TempDir {
     let folder = folder();
-    for file in ["config.json", "model.safetensors", "modules.json", "1_Pooling/config.json"] {
-        let to = folder.path().join(file);
-        std::fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
-        if model(name).join(file).is_file() {
-            std::fs::copy(model(name).join(file), to).expect("copied");
-        }
-    }
-    let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "paris", "is", "the", "capital", "of"];
-    let letters = ('a'..='z').flat_map(|letter| [letter.to_string(), format!("##{letter}")]);
-    let mut tokens: Vec<String> = words.iter().map(|&word| word.to_owned()).chain(letters).collect();
-    tokens.extend((tokens.len()..96).map(|i| format!("word{i}")));
-    write(&folder, "vocab.txt", tokens.join("\n") + "\n");
+    encoder_with_vocabulary(name, folder.path());
     folder
 }
 

@@ -58,6 +58,23 @@ pub fn marian_of_two_vocabularies(folder: &Path, text: &str) {
     }
 }
 
+/// An encoder of the tests in `folder`, with a vocabulary of its size: BERT's special tokens, letters inside and at the
+/// beginning of words, and a few words.
+pub fn encoder_with_vocabulary(name: &str, folder: &Path) {
+    for file in ["config.json", "model.safetensors", "modules.json", "1_Pooling/config.json"] {
+        let (from, to) = (model(name).join(file), folder.join(file));
+        std::fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
+        if from.is_file() {
+            std::fs::copy(from, to).expect("copied");
+        }
+    }
+    let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "paris", "is", "the", "capital", "of"];
+    let letters = ('a'..='z').flat_map(|letter| [letter.to_string(), format!("##{letter}")]);
+    let mut tokens: Vec<String> = words.iter().map(|&word| word.to_owned()).chain(letters).collect();
+    tokens.extend((tokens.len()..96).map(|i| format!("word{i}")));
+    std::fs::write(folder.join("vocab.txt"), tokens.join("\n") + "\n").expect("written");
+}
+
 /// The folder of a model beside the repository that is not part of it, or `None` with a message nobody can miss.
 pub fn outside(name: &str) -> Option<PathBuf> {
     let folder = repository("../shared/models").join(name);
