@@ -213,7 +213,7 @@ fn answer(
 /// The tokens of a text that is encoded whole.
 #[cfg(any(feature = "cross", feature = "encoder"))]
 fn encode(
-    tokenizer: Option<Tokenizer<'_>>,
+    tokenizer: Option<&Tokenizer<'_>>,
     text: &str,
     workspace: &mut [u32],
     ids: &mut [u32],

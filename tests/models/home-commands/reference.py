@@ -1,5 +1,6 @@
 """Writes what PyTorch and transformers compute in f32 with this folder's model: reference_f32.json, with the five largest
-logits of each step of a few answers, and held_out_f32_greedy.txt, the greedy answer to each request of held_out.tsv.
+logits of each step of a few answers, and held_out_f32_greedy.txt, the greedy answer to each request of held_out.tsv. Prints
+how many are exact, and how likely the expected answers are.
 
     python3 tests/models/home-commands/reference.py
 """
@@ -75,5 +76,23 @@ for group in by_length.values():
     ids, _ = answers([prompt for _, prompt in group])
     found.update((i, text(row)) for (i, _), row in zip(group, ids))
 (HERE / "held_out_f32_greedy.txt").write_text("".join(found[i] + "\n" for i in range(len(pairs))))
+
+
+@torch.no_grad()
+def likelihood():
+    """The mean NLL of the expected answers, the token that ends each included, and how many tokens that are."""
+    total, tokens = 0.0, 0
+    for request, answer in pairs:
+        prompt = encode(request)
+        ids = torch.tensor([prompt + tokenizer.encode(answer + "<|end|>").ids])
+        log_p = torch.log_softmax(model(ids).logits[0].double(), -1)
+        scored = range(len(prompt) - 1, ids.shape[1] - 1)
+        total -= sum(log_p[i, ids[0, i + 1]].item() for i in scored)
+        tokens += len(scored)
+    return total / tokens, tokens
+
+
 exact = sum(found[i] == answer for i, (_, answer) in enumerate(pairs))
-print(f"{exact} of {len(pairs)} exact; torch {torch.__version__}, transformers {transformers.__version__}")
+nll, tokens = likelihood()
+print(f"{exact} of {len(pairs)} exact, mean NLL of the answers {nll:.6f} over {tokens} tokens")
+print(f"torch {torch.__version__}, transformers {transformers.__version__}")
