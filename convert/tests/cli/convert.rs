@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn beside_the_weights() {
     let folder = folder();
-    copy(&folder, &["model.safetensors", "config.json", "tokenizer.json"]);
+    copy(&folder, &["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]);
     let summary = output(convert().arg(folder.path()));
     let words =
         ["model.thumb", "4 layers, dim 96", "455.5 K parameters", "8.66 bits a weight", "byte-level BPE", "RAM"];
@@ -14,7 +14,7 @@ fn beside_the_weights() {
         assert!(summary.contains(words), "{words}: {summary}");
     }
     let files = names(folder.path());
-    assert_eq!(files, ["config.json", "model.safetensors", "model.thumb", "tokenizer.json"]);
+    assert_eq!(files, ["config.json", "model.safetensors", "model.thumb", "tokenizer.json", "tokenizer_config.json"]);
     // The same bytes whatever names the model and whatever is said of it.
     let thumb = folder.path().join("model.thumb");
     let first = std::fs::read(&thumb).expect("written");
@@ -232,7 +232,7 @@ fn checkpoints_that_are_none() {
 #[test]
 fn nothing_is_replaced_unasked() {
     let folder = folder();
-    copy(&folder, &["model.safetensors", "config.json", "tokenizer.json"]);
+    copy(&folder, &["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]);
     let to = |output: &Path, options: &[&str]| {
         let mut command = convert();
         command.arg(folder.path()).arg("-q").args(options).arg("-o").arg(output);

@@ -112,10 +112,10 @@ fn all_held_out_pairs() {
 
 #[test]
 fn f32_answers_as_in_pytorch() {
-    // Some of the first pairs, those that the f32 model gets wrong among them.
+    // Some of the pairs, one that the f32 model gets wrong among them.
     let read = |name: &str| std::fs::read_to_string(home().join(name)).expect("a fixture");
     let (pairs, greedy) = (read("held_out.tsv"), read("held_out_f32_greedy.txt"));
-    let cases: Vec<_> = pairs.lines().zip(greedy.lines()).take(90).collect();
+    let cases: Vec<_> = pairs.lines().zip(greedy.lines()).skip(100).take(90).collect();
     let wrong: Vec<_> = cases
         .iter()
         .enumerate()

@@ -232,7 +232,13 @@ fn stop_strings_across_tokens() {
 fn empty_prompts() {
     // With a prompt format there is something to answer; without, the model's start token.
     assert_eq!(ids(&json(run(home_thumb()).arg(""))["prompt_ids"]), [1, 2]);
-    assert_eq!(ids(&json(run(home_thumb()).arg("").arg("--raw"))["prompt_ids"]), [1]);
+    refused(run(home_thumb()).arg("").arg("--raw"), 1, &["prompt is empty", "no token to start with"]);
+    let starting = folder();
+    copy(&starting, &["model.safetensors", "tokenizer.json"]);
+    let config = std::fs::read_to_string(home().join("config.json")).expect("a configuration");
+    let config = config.replace("\"bos_token_id\": null", "\"bos_token_id\": 1");
+    write(&starting, "config.json", config);
+    assert_eq!(ids(&json(run(starting.path()).arg("").arg("--raw"))["prompt_ids"]), [1]);
     let folder = folder();
     let nanogpt = common::repository("tests/fixtures/checkpoints");
     std::fs::copy(nanogpt.join("ckpt.pt"), folder.path().join("ckpt.pt")).expect("copied");
