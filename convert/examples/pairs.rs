@@ -76,7 +76,7 @@ fn ordinal(day: u32) -> String {
 fn date(random: &mut SplitMix64) -> (String, String) {
     let (year, month) = (1950 + below(random, 100), below(random, 12) as usize);
     let (name, days) = MONTHS[month];
-    let leap = year % 4 == 0 && month == 1;
+    let leap = year.is_multiple_of(4) && month == 1;
     let day = 1 + below(random, u64::from(days) + u64::from(leap)) as u32;
     let (short, nth, month) = (&name[..3], ordinal(day), month + 1);
     let written = match below(random, 7) {
@@ -112,7 +112,7 @@ fn main() -> std::io::Result<()> {
         // One meaning in ten is held out, however it is written.
         let mut hasher = DefaultHasher::new();
         answer.hash(&mut hasher);
-        if (hasher.finish() % 10 == 0) == held_out {
+        if hasher.finish().is_multiple_of(10) == held_out {
             writeln!(out, "{source}\t{answer}")?;
             printed += 1;
         }
