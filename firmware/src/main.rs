@@ -23,9 +23,9 @@ use static_cell::{ConstStaticCell, StaticCell};
 #[cfg(feature = "cross")]
 use thumbformer::blob::header::SpecialTokens;
 use thumbformer::decode::argmax;
+use thumbformer::tokenizer::{EncodeError, workspace_len};
 #[cfg(any(feature = "cross", feature = "encoder"))]
 use thumbformer::tokenizer::{EncodeOptions, Tokenizer};
-use thumbformer::tokenizer::{EncodeError, workspace_len};
 use thumbformer::{BlobError, Digest, Model, Session, SessionError};
 
 /// Room to tokenize a line that is a single word.
@@ -47,8 +47,13 @@ enum Failure {
 #[derive(defmt::Format)]
 enum Refusal {
     Empty,
-    TooLong { bytes: usize, room: usize },
-    NotUtf8 { valid_up_to: usize },
+    TooLong {
+        bytes: usize,
+        room: usize,
+    },
+    NotUtf8 {
+        valid_up_to: usize,
+    },
     NotIds,
     NoTokenizer,
     #[cfg(feature = "encoder")]
