@@ -6,8 +6,9 @@
 
 use core::arch::x86_64::*;
 
-use super::drive::{Block, Kernel, Online, Step, Token};
-use super::{cpu, operations};
+use super::drive::{Block, Kernel, Online, Output, Step, Token};
+use super::panel::Panel;
+use super::{Activations, cpu, operations};
 use crate::cache::{TILE, Tile};
 use crate::math;
 
@@ -273,6 +274,13 @@ pub(super) fn prefetch(words: &[u8], at: usize) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(words.as_ptr().wrapping_add(at + AHEAD).cast()) }
 }
 
+/// Fetches one line to the second-level cache.
+#[inline(always)]
+pub(super) fn prefetch_line(at: *const u8) {
+    // SAFETY: as above.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+}
+
 /// Fetches keys or values that will be needed soon, to the second-level cache: softmax delays them so much that the first
 /// has too few buffers for what is under way. (Weights come 1.2 times as fast to the first.)
 #[inline(always)]
@@ -282,6 +290,27 @@ pub(super) fn prefetch_cached(words: &[u8], at: usize) {
 }
 
 impl Kernel for Avx2 {
+    type Scratch = Panel;
+
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        prefetch_line(at);
+    }
+
+    #[inline(always)]
+    fn pair(
+        self,
+        panel: &mut Panel,
+        blocks: [Block<'_>; 2],
+        x: &Activations<'_>,
+        count: usize,
+        row: usize,
+        out: &mut Output<'_, '_>,
+    ) {
+        // SAFETY: the processor has AVX2 and F16C (`new`).
+        unsafe { panel.multiply(self, blocks, x, count, row, out) }
+    }
+
     #[inline(always)]
     fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T] {
         let quads = block.quads(8, &x);

@@ -4,6 +4,7 @@
 //! copy, compiled with its vector width. The order of float operations is fixed here and in [`crate::math`].
 
 use core::f32::consts::LOG2_E;
+use core::ops::Range;
 
 use super::portable::{dot, dot4, scores, sums};
 use super::{Activations, Queries, Query, TileMut, Write, narrow};
@@ -54,9 +55,20 @@ pub(super) struct Tokens<'a> {
 
 impl<'a> Tokens<'a> {
     #[inline(always)]
-    fn new(x: &Activations<'a>, first: usize, count: usize) -> Self {
+    pub(super) fn new(x: &Activations<'a>, first: usize, count: usize) -> Self {
         let Activations { values, scales, starts, .. } = x.tokens(first, count);
         Self { values, stride: x.stride, scales, starts, groups: x.groups }
+    }
+
+    /// How many tokens these are, and how many quads every one of them and both blocks of eight rows hold: what a kernel
+    /// may read unchecked.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn extent(&self, blocks: &[Block<'_>; 2]) -> (usize, usize) {
+        let divide = |len: usize, by: usize| len.checked_div(by).unwrap_or(0);
+        let count = divide(self.values.len(), self.stride).min(divide(self.scales.len(), self.groups));
+        let quads = blocks.iter().map(|block| block.quads::<0>(8, &[])).min().unwrap_or(0);
+        (count, quads.min(self.stride / QUAD).min(self.groups.saturating_mul(blocks[0].group_quads)))
     }
 
     #[inline(always)]
@@ -106,6 +118,12 @@ pub(super) trait Kernel: Copy {
     const EIGHT_TOKENS: bool = false;
     /// Products and attention are those of [`narrow`].
     const NARROW: bool = false;
+    /// What [`Kernel::pair`] works in.
+    type Scratch: Default;
+
+    /// Says that a line of memory will be needed soon, if it is one.
+    #[inline(always)]
+    fn prefetch(self, _at: *const u8) {}
 
     /// The contract's sum over groups for 8 rows and `T` tokens.
     fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T];
@@ -124,6 +142,21 @@ pub(super) trait Kernel: Copy {
             }
         }
         out
+    }
+
+    /// The products of two blocks with `count` tokens, at least [`MANY`], to the rows `row..`; a chance to make the weights
+    /// ready once for all of them.
+    #[inline(always)]
+    fn pair(
+        self,
+        _scratch: &mut Self::Scratch,
+        blocks: [Block<'_>; 2],
+        x: &Activations<'_>,
+        count: usize,
+        row: usize,
+        out: &mut Output<'_, '_>,
+    ) {
+        pair(self, blocks, x, count, row, out);
     }
 
     /// Dot products of a tile's keys with a query; `start` is −128 times the sum of the query's values. `first` says that
@@ -169,7 +202,7 @@ fn block<'a>(m: &Matrix<'a>, index: usize) -> Block<'a> {
 }
 
 /// Where a block's sums go.
-struct Output<'a, 't> {
+pub(super) struct Output<'a, 't> {
     out: &'a mut TileMut<'t, f32>,
     first_row: usize,
     last_row: usize,
@@ -181,7 +214,7 @@ struct Output<'a, 't> {
 impl Output<'_, '_> {
     /// Finishes rows `row..` of token `t`: factor, bias, and store or add. Beyond the last row nothing is written.
     #[inline(always)]
-    fn finish<const R: usize>(&mut self, t: usize, row: usize, y: &[f32; R]) {
+    pub(super) fn finish<const R: usize>(&mut self, t: usize, row: usize, y: &[f32; R]) {
         let (factor, write) = (self.factor, self.write);
         let bias = self.bias.map(|bias| bias.get(row..).unwrap_or(&[]));
         let columns = row - self.first_row..self.last_row.min(row + R) - self.first_row;
@@ -231,26 +264,23 @@ pub(super) fn linear<K: Kernel>(
     let last_row = m.rows().min(first_row.saturating_add(out.cols()));
     let mut out = Output { out: &mut out, first_row, last_row, factor: m.factor(), bias, write };
     let rows = m.packing().layout.block_rows();
+    let mut scratch = None;
     let mut row = first_row;
     while row < last_row {
         let index = row / rows;
         match m.packing().layout {
             Layout::Rows8 if row + rows < last_row => {
                 let pair = [block(m, index), block(m, index + 1)];
-                let mut t = 0;
-                while K::EIGHT_TOKENS && t + 8 <= count {
-                    pair_of_blocks::<K, 8>(kernel, pair, x, t, row, &mut out);
-                    t += 8;
-                }
-                while t + 4 <= count {
-                    pair_of_blocks::<K, 4>(kernel, pair, x, t, row, &mut out);
-                    t += 4;
-                }
-                // One token reads memory and little else: a block after the other is the stream that processors fetch ahead.
-                for t in t..count {
-                    for (block, row) in pair.into_iter().zip([row, row + rows]) {
-                        let [y] = kernel.rows8(block, Tokens::new(x, t, 1).split());
-                        out.finish(t, row, &y);
+                if count >= MANY {
+                    kernel.pair(scratch.get_or_insert_default(), pair, x, count, row, &mut out);
+                } else {
+                    // One token reads memory and little else: a block after the other is the stream that processors fetch
+                    // ahead.
+                    for t in 0..count {
+                        for (block, row) in pair.into_iter().zip([row, row + rows]) {
+                            let [y] = kernel.rows8(block, Tokens::new(x, t, 1).split());
+                            out.finish(t, row, &y);
+                        }
                     }
                 }
                 row += 2 * rows;
@@ -274,8 +304,70 @@ pub(super) fn linear<K: Kernel>(
     }
 }
 
+/// From so many tokens on they share what is loaded of two blocks.
+const MANY: usize = 4;
+
+/// Bytes that a prefetch fetches.
+const LINE: usize = 64;
+
+/// Fetches what the next two blocks hold at the same place while tokens are multiplied with these, some lines for each
+/// token: else every two blocks would begin by waiting for memory.
+pub(super) struct Ahead {
+    words: [*const u8; 2],
+    lines: usize,
+    lines_per_token: usize,
+}
+
+impl Ahead {
+    /// `range` of the blocks' words, for `count` tokens.
+    #[inline(always)]
+    pub(super) fn new(pair: &[Block<'_>; 2], range: Range<usize>, count: usize) -> Self {
+        let words = pair.map(|block| block.words.as_ptr().wrapping_add(2 * block.words.len() + range.start));
+        let lines = range.len().div_ceil(LINE);
+        Self { words, lines, lines_per_token: lines.div_ceil(count.max(1)) }
+    }
+
+    /// The share of tokens `first..first + count`.
+    #[inline(always)]
+    pub(super) fn fetch(&self, kernel: impl Kernel, first: usize, count: usize) {
+        for line in first * self.lines_per_token..self.lines.min((first + count) * self.lines_per_token) {
+            for words in self.words {
+                kernel.prefetch(words.wrapping_add(line * LINE));
+            }
+        }
+    }
+}
+
+/// [`Kernel::pair`] by [`Kernel::rows16`].
 #[inline(always)]
-fn pair_of_blocks<K: Kernel, const T: usize>(
+fn pair<K: Kernel>(
+    kernel: K,
+    pair: [Block<'_>; 2],
+    x: &Activations<'_>,
+    count: usize,
+    row: usize,
+    out: &mut Output<'_, '_>,
+) {
+    let ahead = Ahead::new(&pair, 0..pair[0].words.len(), count);
+    let mut t = 0;
+    while K::EIGHT_TOKENS && t + 8 <= count {
+        ahead.fetch(kernel, t, 8);
+        tokens::<K, 8>(kernel, pair, x, t, row, out);
+        t += 8;
+    }
+    while t + 4 <= count {
+        ahead.fetch(kernel, t, 4);
+        tokens::<K, 4>(kernel, pair, x, t, row, out);
+        t += 4;
+    }
+    while t < count {
+        tokens::<K, 1>(kernel, pair, x, t, row, out);
+        t += 1;
+    }
+}
+
+#[inline(always)]
+fn tokens<K: Kernel, const T: usize>(
     kernel: K,
     pair: [Block<'_>; 2],
     x: &Activations<'_>,

@@ -19,6 +19,8 @@ mod dsp;
 mod narrow;
 #[cfg(neon)]
 mod neon;
+#[cfg(target_arch = "x86_64")]
+mod panel;
 #[cfg(feature = "std")]
 pub mod pool;
 #[cfg_attr(not(portable), allow(dead_code, reason = "some operations are assembly alone"))]

@@ -414,6 +414,8 @@ unsafe fn softmax<const PARTIAL: bool>(
 macro_rules! kernel {
     ($set:ident, $features:literal) => {
         impl Kernel for $set {
+            type Scratch = ();
+
             #[inline(always)]
             fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T] {
                 #[inline]

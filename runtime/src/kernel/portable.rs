@@ -15,6 +15,7 @@ operations!(Portable);
 
 impl Kernel for Portable {
     const NARROW: bool = cfg!(any(target_arch = "arm", target_arch = "riscv32"));
+    type Scratch = ();
 
     #[inline(always)]
     fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T] {

@@ -41,6 +41,11 @@ const WORD: usize = 32;
 macro_rules! kernel256 {
     ($dpbusd:ident) => {
         #[inline(always)]
+        fn prefetch(self, at: *const u8) {
+            avx2::prefetch_line(at);
+        }
+
+        #[inline(always)]
         fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T] {
             let quads = block.quads(8, &x);
             // SAFETY: the processor has the instructions (`new`). `quads` counts only what all slices hold: words are
@@ -147,10 +152,12 @@ macro_rules! kernel256 {
 }
 
 impl Kernel for AvxVnni {
+    type Scratch = ();
     kernel256!(_mm256_dpbusd_avx_epi32);
 }
 
 impl Kernel for Avx512Vnni {
+    type Scratch = ();
     const EIGHT_TOKENS: bool = true;
     kernel256!(_mm256_dpbusd_epi32);
 

@@ -29,6 +29,7 @@ super::operations!(Narrow);
 
 impl Kernel for Narrow {
     const NARROW: bool = true;
+    type Scratch = ();
 
     fn rows8<const T: usize>(self, block: Block<'_>, x: [Token<'_>; T]) -> [[f32; 8]; T] {
         Portable.rows8(block, x)
