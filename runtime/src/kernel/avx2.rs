@@ -72,7 +72,7 @@ pub(super) unsafe fn quantize(x: &[f32], q: &mut [i8]) -> (f32, i32) {
             for x in &mut x {
                 *x = _mm256_andnot_ps(_mm256_set1_ps(-0.0), *x);
             }
-            absmax = largest(x, absmax);
+            absmax = largest_lane(larger(x, _mm256_set1_ps(absmax)));
         }
         let Some((inverse, scale)) = math::steps(absmax) else {
             q.fill(0);
@@ -143,31 +143,16 @@ unsafe fn largest_lane(x: __m256) -> f32 {
     }
 }
 
-/// The largest lane of four registers that is not NaN and above `floor`, else `floor`.
+/// Of four registers' lanes the largest one each that is not NaN and above `floor`, else `floor`.
 ///
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-unsafe fn largest(x: [__m256; 4], floor: f32) -> f32 {
+unsafe fn larger(x: [__m256; 4], floor: __m256) -> __m256 {
     // SAFETY: AVX2 by the caller's promise. `max` gives its second operand where one is NaN: never the NaN.
     unsafe {
-        let floor = _mm256_set1_ps(floor);
         let (a, b) = (_mm256_max_ps(x[0], floor), _mm256_max_ps(x[1], floor));
-        largest_lane(_mm256_max_ps(_mm256_max_ps(x[2], a), _mm256_max_ps(x[3], b)))
-    }
-}
-
-/// [`math::combine`].
-///
-/// # Safety
-/// The processor has AVX2.
-#[inline(always)]
-unsafe fn combine(lanes: __m256) -> f32 {
-    // SAFETY: AVX2 by the caller's promise; nothing here touches memory.
-    unsafe {
-        let fours = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
-        let twos = _mm_add_ps(fours, _mm_movehl_ps(fours, fours));
-        _mm_cvtss_f32(_mm_add_ss(twos, _mm_movehdup_ps(twos)))
+        _mm256_max_ps(_mm256_max_ps(x[2], a), _mm256_max_ps(x[3], b))
     }
 }
 
@@ -185,25 +170,54 @@ pub(super) unsafe fn apply(step: Step, dots: __m256i, out: &mut [f32; 8]) {
     }
 }
 
-/// [`super::drive::softmax`], all of it in registers.
+/// Of up to four registers each one's lanes, reduced to one by sums in [`math::combine`]'s order, or to the largest.
 ///
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-pub(super) unsafe fn softmax(
-    dots: &[i32; TILE],
+unsafe fn across<const SUM: bool, const N: usize>(x: &[__m256; N]) -> __m128 {
+    // SAFETY: AVX2 by the caller's promise; nothing here touches memory.
+    unsafe {
+        let mut fours = [_mm_setzero_ps(); 4];
+        for (four, x) in fours.iter_mut().zip(x) {
+            *four = both::<SUM>(_mm256_castps256_ps128(*x), _mm256_extractf128_ps::<1>(*x));
+        }
+        let [a, b, c, d] = fours;
+        let ab = both::<SUM>(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+        let cd = both::<SUM>(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+        both::<SUM>(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab))
+    }
+}
+
+/// The sums of lanes, or the larger ones.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn both<const SUM: bool>(a: __m128, b: __m128) -> __m128 {
+    // SAFETY: AVX2 by the caller's promise; nothing here touches memory.
+    unsafe { if SUM { _mm_add_ps(a, b) } else { _mm_max_ps(a, b) } }
+}
+
+/// [`super::drive::softmax`] of up to four queries, all of it in registers: what is one number for each query is a lane.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn softmax<const N: usize>(
+    dots: &[[i32; TILE]; N],
     tile: &Tile<'_>,
-    scale: f32,
-    visible: usize,
-    online: &mut Online,
-    weights: &mut [i8; TILE],
-) -> Step {
+    scales: [f32; N],
+    visible: [usize; N],
+    online: &mut [Online; N],
+    weights: &mut [[i8; TILE]; N],
+) -> [Step; N] {
     // SAFETY: the caller's promise.
     unsafe {
-        if visible < TILE {
-            softmax_seen::<true>(dots, tile, scale, visible, online, weights)
+        if visible.iter().any(|&visible| visible < TILE) {
+            softmax_seen::<true, N>(dots, tile, scales, visible, online, weights)
         } else {
-            softmax_seen::<false>(dots, tile, scale, visible, online, weights)
+            softmax_seen::<false, N>(dots, tile, scales, visible, online, weights)
         }
     }
 }
@@ -213,50 +227,79 @@ pub(super) unsafe fn softmax(
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-unsafe fn softmax_seen<const PARTIAL: bool>(
-    dots: &[i32; TILE],
+unsafe fn softmax_seen<const PARTIAL: bool, const N: usize>(
+    dots: &[[i32; TILE]; N],
     tile: &Tile<'_>,
-    scale: f32,
-    visible: usize,
-    online: &mut Online,
-    weights: &mut [i8; TILE],
-) -> Step {
+    scales: [f32; N],
+    visible: [usize; N],
+    online: &mut [Online; N],
+    weights: &mut [[i8; TILE]; N],
+) -> [Step; N] {
     const EIGHTS: usize = TILE / 8;
-    // SAFETY: AVX2 by the caller's promise; loads and the store lie within arrays of TILE.
+    const { assert!(N <= 4) };
+    let (mut old, mut totals) = ([0.0; 4], [0.0; 4]);
+    for i in 0..N {
+        (old[i], totals[i]) = (online[i].largest, online[i].total);
+    }
+    // SAFETY: AVX2 by the caller's promise; loads and stores lie within arrays of TILE or of 4.
     unsafe {
         // Loops, not closures: those would be compiled without the vector instructions.
-        let (mut scores, mut p, mut w) =
-            ([_mm256_setzero_ps(); EIGHTS], [_mm256_setzero_ps(); EIGHTS], [_mm256_setzero_ps(); EIGHTS]);
-        let mut seen = [_mm256_setzero_ps(); EIGHTS];
-        for i in 0..EIGHTS {
-            let key_scales = _mm256_loadu_ps(tile.key_scales.as_ptr().add(8 * i));
-            let dots = _mm256_cvtepi32_ps(_mm256_loadu_si256(dots.as_ptr().add(8 * i).cast()));
-            scores[i] = _mm256_mul_ps(dots, _mm256_mul_ps(key_scales, _mm256_set1_ps(scale)));
-            if PARTIAL {
-                let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-                seen[i] =
-                    _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(visible as i32 - 8 * i as i32), lanes));
-                scores[i] = _mm256_blendv_ps(_mm256_set1_ps(f32::NEG_INFINITY), scores[i], seen[i]);
+        let zero = _mm256_setzero_ps();
+        let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let (mut scores, mut seen) = ([[zero; EIGHTS]; N], [[zero; EIGHTS]; N]);
+        let mut largest = [zero; N];
+        for i in 0..N {
+            for j in 0..EIGHTS {
+                let key_scales = _mm256_loadu_ps(tile.key_scales.as_ptr().add(8 * j));
+                let dots = _mm256_cvtepi32_ps(_mm256_loadu_si256(dots[i].as_ptr().add(8 * j).cast()));
+                scores[i][j] = _mm256_mul_ps(dots, _mm256_mul_ps(key_scales, _mm256_set1_ps(scales[i])));
+                if PARTIAL {
+                    let last = _mm256_set1_epi32(visible[i].min(TILE) as i32 - 8 * j as i32);
+                    seen[i][j] = _mm256_castsi256_ps(_mm256_cmpgt_epi32(last, lanes));
+                    scores[i][j] = _mm256_blendv_ps(_mm256_set1_ps(f32::NEG_INFINITY), scores[i][j], seen[i][j]);
+                }
             }
+            largest[i] = larger(scores[i], _mm256_set1_ps(old[i]));
         }
-        let new_largest = largest(scores, online.largest);
-        let rescale = math::exp2(online.largest - new_largest);
-        for i in 0..EIGHTS {
-            p[i] = exp2(_mm256_sub_ps(scores[i], _mm256_set1_ps(new_largest)));
-            w[i] = _mm256_mul_ps(p[i], _mm256_loadu_ps(tile.value_scales.as_ptr().add(8 * i)));
-            if PARTIAL {
-                (p[i], w[i]) = (_mm256_and_ps(p[i], seen[i]), _mm256_and_ps(w[i], seen[i]));
-            }
-        }
-        let sum = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(p[0], p[1]), p[2]), p[3]);
-        *online = Online { largest: new_largest, total: online.total * rescale + combine(sum) };
+        let new = across::<false, N>(&largest);
+        let mut largest = [0.0; 4];
+        _mm_storeu_ps(largest.as_mut_ptr(), new);
+        let rescale = _mm_sub_ps(_mm_loadu_ps(old.as_ptr()), new);
+        let rescale = _mm256_castps256_ps128(exp2(_mm256_zextps128_ps256(rescale)));
 
-        let Some((inverse, weight_scale)) = math::steps(largest(w, 0.0)) else {
-            weights.fill(0);
-            return Step { rescale, scale: 0.0 };
-        };
-        _mm256_storeu_si256(weights.as_mut_ptr().cast(), round(w, inverse));
-        Step { rescale, scale: weight_scale }
+        let (mut sums, mut absmax) = ([zero; N], [zero; N]);
+        for i in 0..N {
+            let mut p = [zero; EIGHTS];
+            for j in 0..EIGHTS {
+                p[j] = exp2(_mm256_sub_ps(scores[i][j], _mm256_set1_ps(largest[i])));
+                // From here on weights.
+                scores[i][j] = _mm256_mul_ps(p[j], _mm256_loadu_ps(tile.value_scales.as_ptr().add(8 * j)));
+                if PARTIAL {
+                    p[j] = _mm256_and_ps(p[j], seen[i][j]);
+                    scores[i][j] = _mm256_and_ps(scores[i][j], seen[i][j]);
+                }
+            }
+            sums[i] = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(p[0], p[1]), p[2]), p[3]);
+            absmax[i] = larger(scores[i], zero);
+        }
+        let before = _mm_mul_ps(_mm_loadu_ps(totals.as_ptr()), rescale);
+        _mm_storeu_ps(totals.as_mut_ptr(), _mm_add_ps(before, across::<true, N>(&sums)));
+
+        // [`math::steps`]; without them inverse and scale are 0, and so are the weights.
+        let absmax = across::<false, N>(&absmax);
+        let inverse = _mm_div_ps(_mm_set1_ps(127.0), absmax);
+        let any = _mm_cmplt_ps(inverse, _mm_set1_ps(f32::INFINITY));
+        let (mut inverses, mut steps, mut rescales) = ([0.0; 4], [0.0; 4], [0.0; 4]);
+        _mm_storeu_ps(inverses.as_mut_ptr(), _mm_and_ps(any, inverse));
+        _mm_storeu_ps(steps.as_mut_ptr(), _mm_and_ps(any, _mm_div_ps(absmax, _mm_set1_ps(127.0))));
+        _mm_storeu_ps(rescales.as_mut_ptr(), rescale);
+        let mut out = [Step::default(); N];
+        for i in 0..N {
+            _mm256_storeu_si256(weights[i].as_mut_ptr().cast(), round(scores[i], inverses[i]));
+            online[i] = Online { largest: largest[i], total: totals[i] };
+            out[i] = Step { rescale: rescales[i], scale: steps[i] };
+        }
+        out
     }
 }
 
@@ -396,17 +439,17 @@ impl Kernel for Avx2 {
     }
 
     #[inline(always)]
-    fn softmax(
+    fn softmax<const N: usize>(
         self,
-        dots: &[i32; TILE],
+        dots: &[[i32; TILE]; N],
         tile: &Tile<'_>,
-        scale: f32,
-        visible: usize,
-        online: &mut Online,
-        weights: &mut [i8; TILE],
-    ) -> Step {
+        scales: [f32; N],
+        visible: [usize; N],
+        online: &mut [Online; N],
+        weights: &mut [[i8; TILE]; N],
+    ) -> [Step; N] {
         // SAFETY: the processor has AVX2 (`new`).
-        unsafe { softmax(dots, tile, scale, visible, online, weights) }
+        unsafe { softmax(dots, tile, scales, visible, online, weights) }
     }
 
     #[inline(always)]

@@ -163,22 +163,60 @@ pub(super) trait Kernel: Copy {
     /// nobody has read these keys for this step: a kernel may fetch what lies behind them.
     fn scores(self, keys: &[u8], query: &[i8], start: i32, first: bool, dots: &mut [i32; TILE]);
 
+    /// [`Kernel::scores`] for several queries.
+    #[inline(always)]
+    fn scores_of<const N: usize>(
+        self,
+        keys: &[u8],
+        queries: [&Query<'_>; N],
+        first: bool,
+        dots: &mut [[i32; TILE]; N],
+    ) {
+        for i in 0..N {
+            self.scores(keys, queries[i].values, queries[i].start, first && i == 0, &mut dots[i]);
+        }
+    }
+
     /// `out·rescale + dot·scale`, where dot are the products of 8 rows of a tile's values with weights, of which none is
     /// negative; `first` as in [`Kernel::scores`].
     fn mix8(self, values: &[u8], weights: &[i8; TILE], step: Step, first: bool, out: &mut [f32; 8]);
 
-    /// [`softmax`].
+    /// [`Kernel::mix8`] for all rows of a tile's values and several queries, each with its own weights, step and output;
+    /// what lies behind the last whole block of an output is left alone.
     #[inline(always)]
-    fn softmax(
+    fn mix<const N: usize>(
         self,
-        dots: &[i32; TILE],
+        values: &[u8],
+        weights: &[[i8; TILE]; N],
+        steps: &[Step; N],
+        first: bool,
+        out: &mut [&mut [f32]; N],
+    ) {
+        for (block, words) in values.chunks_exact(8 * TILE).enumerate() {
+            for i in 0..N {
+                if let Some(out) = out[i].as_chunks_mut().0.get_mut(block) {
+                    self.mix8(words, &weights[i], steps[i], first && i == 0, out);
+                }
+            }
+        }
+    }
+
+    /// [`softmax`] of several queries; `visible` are the positions of the tile that each sees.
+    #[inline(always)]
+    fn softmax<const N: usize>(
+        self,
+        dots: &[[i32; TILE]; N],
         tile: &Tile<'_>,
-        scale: f32,
-        visible: usize,
-        online: &mut Online,
-        weights: &mut [i8; TILE],
-    ) -> Step {
-        softmax(dots, tile, scale, visible, online, weights)
+        scales: [f32; N],
+        visible: [usize; N],
+        online: &mut [Online; N],
+        weights: &mut [[i8; TILE]; N],
+    ) -> [Step; N] {
+        let mut steps = [Step::default(); N];
+        for i in 0..N {
+            steps[i] = softmax(&dots[i], tile, scales[i], visible[i], &mut online[i], &mut weights[i]);
+        }
+        steps
     }
 
     /// [`math::quantize`] for one group: its scale, and the sum of its values.
@@ -409,131 +447,178 @@ pub(super) fn attend<K: Kernel>(
             distance: shaping.distance,
         }
     });
-    let mut list = list.zip(out.pieces(head_dim));
     let mut first = true;
-    while let Some((a, a_out)) = list.next() {
-        match list.next() {
-            // Each tile's arithmetic is one long chain; two of them overlap.
-            Some((b, b_out))
-                if !K::NARROW
-                    && a.visible.div_ceil(TILE) == b.visible.div_ceil(TILE)
-                    && a.first / TILE == b.first / TILE =>
-            {
-                attend_layout(kernel, cache, first, [&a, &b], [a_out, b_out]);
-            }
-            b => {
-                for (query, out) in [Some((a, a_out)), b].into_iter().flatten() {
-                    if K::NARROW {
-                        narrow::attend(cache, &query, out);
-                    } else {
-                        attend_layout(kernel, cache, first, [&query], [out]);
-                    }
-                }
-            }
+    let mut batch = heapless::Vec::<(Query<'_>, &mut [f32]), TOGETHER>::new();
+    for (query, out) in list.zip(out.pieces(head_dim)) {
+        if K::NARROW {
+            narrow::attend(cache, &query, out);
+            continue;
         }
-        first = false;
+        let tiles = |query: &Query<'_>| (query.first / TILE, query.visible.div_ceil(TILE));
+        if batch.is_full() || batch.first().is_some_and(|(other, _)| tiles(other) != tiles(&query)) {
+            attend_batch(kernel, cache, first, &mut batch);
+            batch.clear();
+            first = false;
+        }
+        let _ = batch.push((query, out));
+    }
+    attend_batch(kernel, cache, first, &mut batch);
+}
+
+/// Queries that attend at a time: each tile's arithmetic is one long chain; several of them overlap, and share what is
+/// loaded.
+const TOGETHER: usize = 4;
+
+/// Attention of queries that begin and end in the same tiles.
+#[inline(always)]
+fn attend_batch<K: Kernel>(kernel: K, cache: &HeadCache<'_>, first: bool, batch: &mut [(Query<'_>, &mut [f32])]) {
+    let (all, rest) = batch.as_chunks_mut::<TOGETHER>();
+    for all in all {
+        attend_layout(kernel, cache, first, all);
+    }
+    let (pairs, rest) = rest.as_chunks_mut::<2>();
+    for pair in pairs {
+        attend_layout(kernel, cache, first, pair);
+    }
+    for one in rest.as_chunks_mut::<1>().0 {
+        attend_layout(kernel, cache, first, one);
     }
 }
 
-/// Attention of queries that begin and end in the same tiles.
 #[inline(always)]
 fn attend_layout<K: Kernel, const N: usize>(
     kernel: K,
     cache: &HeadCache<'_>,
     first: bool,
-    queries: [&Query<'_>; N],
-    out: [&mut [f32]; N],
+    batch: &mut [(Query<'_>, &mut [f32]); N],
 ) {
     match cache.shape.layout {
-        Layout::Rows8 => attend_blocks(InRows8(kernel), kernel, cache, first, queries, out),
-        Layout::Dsp => attend_blocks(InDsp, kernel, cache, first, queries, out),
+        Layout::Rows8 => attend_tiles(InRows8(kernel), kernel, cache, first, batch),
+        Layout::Dsp => attend_tiles(InDsp, kernel, cache, first, batch),
     }
 }
 
-/// Attention's int8 products over a layout with blocks of `R` rows. A trait, because closures would be compiled without
-/// the instruction set.
-trait Dots<const R: usize>: Copy {
-    /// Keys times the query; `first` as in [`Kernel::scores`].
-    fn scores(self, keys: &[u8], query: &Query<'_>, first: bool, dots: &mut [i32; TILE]);
+/// Attention's int8 products in a layout. A trait, because closures would be compiled without the instruction set.
+trait Dots: Copy {
+    /// Keys times queries; `first` as in [`Kernel::scores`].
+    fn scores<const N: usize>(self, keys: &[u8], queries: [&Query<'_>; N], first: bool, dots: &mut [[i32; TILE]; N]);
 
-    /// Adds a block of values times weights to the output.
-    fn mix(self, values: &[u8], weights: &[i8; TILE], step: Step, first: bool, out: &mut [f32; R]);
+    /// Adds values times weights to the outputs.
+    fn mix<const N: usize>(
+        self,
+        values: &[u8],
+        weights: &[[i8; TILE]; N],
+        steps: &[Step; N],
+        first: bool,
+        out: &mut [&mut [f32]; N],
+    );
+}
+
+/// A block of which perhaps only the first rows are there.
+#[inline(always)]
+fn padded<const R: usize>(out: &[f32]) -> [f32; R] {
+    let mut all = [0.0; R];
+    all.iter_mut().zip(out).for_each(|(all, &out)| *all = out);
+    all
 }
 
 #[derive(Clone, Copy)]
 struct InRows8<K>(K);
 
-impl<K: Kernel> Dots<8> for InRows8<K> {
+impl<K: Kernel> Dots for InRows8<K> {
     #[inline(always)]
-    fn scores(self, keys: &[u8], query: &Query<'_>, first: bool, dots: &mut [i32; TILE]) {
-        self.0.scores(keys, query.values, query.start, first, dots);
+    fn scores<const N: usize>(self, keys: &[u8], queries: [&Query<'_>; N], first: bool, dots: &mut [[i32; TILE]; N]) {
+        self.0.scores_of(keys, queries, first, dots);
     }
 
     #[inline(always)]
-    fn mix(self, values: &[u8], weights: &[i8; TILE], step: Step, first: bool, out: &mut [f32; 8]) {
-        self.0.mix8(values, weights, step, first, out);
+    fn mix<const N: usize>(
+        self,
+        values: &[u8],
+        weights: &[[i8; TILE]; N],
+        steps: &[Step; N],
+        first: bool,
+        out: &mut [&mut [f32]; N],
+    ) {
+        self.0.mix(values, weights, steps, first, out);
+        for ((out, weights), step) in out.iter_mut().zip(weights).zip(steps) {
+            let whole = out.len() / 8;
+            let tail = out.as_chunks_mut::<8>().1;
+            if let Some(words) = values.get(whole * 8 * TILE..).filter(|_| !tail.is_empty()) {
+                let mut all = padded(tail);
+                self.0.mix8(words, weights, *step, false, &mut all);
+                tail.iter_mut().zip(all).for_each(|(out, all)| *out = all);
+            }
+        }
     }
 }
 
 #[derive(Clone, Copy)]
 struct InDsp;
 
-impl Dots<4> for InDsp {
+impl Dots for InDsp {
     #[inline(always)]
-    fn scores(self, keys: &[u8], query: &Query<'_>, _first: bool, dots: &mut [i32; TILE]) {
-        // A key has half the bytes of the expanded query.
-        scores(keys, query.values, Layout::Dsp.block_rows() * query.values.len() / 2, dots, dot4);
+    fn scores<const N: usize>(self, keys: &[u8], queries: [&Query<'_>; N], _first: bool, dots: &mut [[i32; TILE]; N]) {
+        for (query, dots) in queries.into_iter().zip(dots) {
+            // A key has half the bytes of the expanded query.
+            scores(keys, query.values, Layout::Dsp.block_rows() * query.values.len() / 2, dots, dot4);
+        }
     }
 
     #[inline(always)]
-    fn mix(self, values: &[u8], weights: &[i8; TILE], step: Step, _first: bool, out: &mut [f32; 4]) {
-        step.apply(dot(Layout::Dsp, values, weights), out);
+    fn mix<const N: usize>(
+        self,
+        values: &[u8],
+        weights: &[[i8; TILE]; N],
+        steps: &[Step; N],
+        _first: bool,
+        out: &mut [&mut [f32]; N],
+    ) {
+        const ROWS: usize = Layout::Dsp.block_rows();
+        for ((out, weights), step) in out.iter_mut().zip(weights).zip(steps) {
+            for (words, out) in values.chunks_exact(ROWS * TILE).zip(out.chunks_mut(ROWS)) {
+                let mut all = padded::<ROWS>(out);
+                step.apply(dot(Layout::Dsp, words, weights), &mut all);
+                out.iter_mut().zip(all).for_each(|(out, all)| *out = all);
+            }
+        }
     }
 }
 
 #[inline(always)]
-fn attend_blocks<D: Dots<R>, K: Kernel, const R: usize, const N: usize>(
+fn attend_tiles<D: Dots, K: Kernel, const N: usize>(
     dots: D,
     kernel: K,
     cache: &HeadCache<'_>,
     first: bool,
-    queries: [&Query<'_>; N],
-    mut out: [&mut [f32]; N],
+    batch: &mut [(Query<'_>, &mut [f32]); N],
 ) {
+    let queries = batch.each_ref().map(|(query, _)| *query);
+    let queries = queries.each_ref();
+    let mut out = batch.each_mut().map(|(_, out)| &mut **out);
     let mut online = [Online { largest: f32::NEG_INFINITY, total: 0.0 }; N];
     for out in &mut out {
         out.fill(0.0);
     }
+    let shaped = queries.iter().any(|query| query.shaped());
     let visible = queries.iter().map(|query| query.visible).max().unwrap_or(0);
     let start = queries.iter().map(|query| query.first / TILE).min().unwrap_or(0);
     for (tile, part) in (start..).zip(cache.tiles(start, visible)) {
         let (mut products, mut weights) = ([[0i32; TILE]; N], [[0i8; TILE]; N]);
+        dots.scores(part.keys, queries, first, &mut products);
         let mut steps = [Step::default(); N];
-        for i in 0..N {
-            dots.scores(part.keys, queries[i], first && i == 0, &mut products[i]);
-        }
-        for i in 0..N {
-            let visible = queries[i].visible - tile * TILE;
-            let (online, weights) = (&mut online[i], &mut weights[i]);
-            steps[i] = if queries[i].shaped() {
-                softmax_shaped(&products[i], &part, queries[i], tile, online, weights)
-            } else {
-                kernel.softmax(&products[i], &part, queries[i].scale, visible, online, weights)
-            };
-        }
-        for (block, words) in part.values.chunks_exact(R * TILE).enumerate() {
+        if shaped {
             for i in 0..N {
-                let Some(out) = out[i].get_mut(block * R..) else { continue };
-                if let Some(out) = out.first_chunk_mut() {
-                    dots.mix(words, &weights[i], steps[i], first && i == 0, out);
-                } else {
-                    let mut padded = [0.0; R];
-                    padded.iter_mut().zip(&*out).for_each(|(padded, &out)| *padded = out);
-                    dots.mix(words, &weights[i], steps[i], first && i == 0, &mut padded);
-                    out.iter_mut().zip(padded).for_each(|(out, padded)| *out = padded);
-                }
+                steps[i] = softmax_shaped(&products[i], &part, queries[i], tile, &mut online[i], &mut weights[i]);
             }
+        } else {
+            let (mut scales, mut visible) = ([0.0; N], [0; N]);
+            for i in 0..N {
+                (scales[i], visible[i]) = (queries[i].scale, queries[i].visible - tile * TILE);
+            }
+            steps = kernel.softmax(&products, &part, scales, visible, &mut online, &mut weights);
         }
+        dots.mix(part.values, &weights, &steps, first, &mut out);
     }
     for (out, online) in out.into_iter().zip(online) {
         let inverse = 1.0 / online.total;

@@ -459,23 +459,28 @@ macro_rules! kernel {
             }
 
             #[inline(always)]
-            fn softmax(
+            fn softmax<const N: usize>(
                 self,
-                dots: &[i32; TILE],
+                dots: &[[i32; TILE]; N],
                 tile: &Tile<'_>,
-                scale: f32,
-                visible: usize,
-                online: &mut Online,
-                weights: &mut [i8; TILE],
-            ) -> Step {
-                // SAFETY: the processor has NEON (`new`).
-                unsafe {
-                    if visible < TILE {
-                        softmax::<true>(dots, tile, scale, visible, online, weights)
-                    } else {
-                        softmax::<false>(dots, tile, scale, visible, online, weights)
-                    }
+                scales: [f32; N],
+                visible: [usize; N],
+                online: &mut [Online; N],
+                weights: &mut [[i8; TILE]; N],
+            ) -> [Step; N] {
+                let mut steps = [Step::default(); N];
+                for i in 0..N {
+                    let (online, weights) = (&mut online[i], &mut weights[i]);
+                    // SAFETY: the processor has NEON (`new`).
+                    steps[i] = unsafe {
+                        if visible[i] < TILE {
+                            softmax::<true>(&dots[i], tile, scales[i], visible[i], online, weights)
+                        } else {
+                            softmax::<false>(&dots[i], tile, scales[i], visible[i], online, weights)
+                        }
+                    };
                 }
+                steps
             }
         }
     };

@@ -130,17 +130,17 @@ macro_rules! kernel256 {
         }
 
         #[inline(always)]
-        fn softmax(
+        fn softmax<const N: usize>(
             self,
-            dots: &[i32; TILE],
+            dots: &[[i32; TILE]; N],
             tile: &Tile<'_>,
-            scale: f32,
-            visible: usize,
-            online: &mut Online,
-            weights: &mut [i8; TILE],
-        ) -> Step {
+            scales: [f32; N],
+            visible: [usize; N],
+            online: &mut [Online; N],
+            weights: &mut [[i8; TILE]; N],
+        ) -> [Step; N] {
             // SAFETY: the processor has AVX2 beside VNNI (`new`).
-            unsafe { avx2::softmax(dots, tile, scale, visible, online, weights) }
+            unsafe { avx2::softmax(dots, tile, scales, visible, online, weights) }
         }
 
         #[inline(always)]
