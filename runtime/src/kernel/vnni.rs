@@ -7,7 +7,7 @@
 use core::arch::x86_64::*;
 
 use super::drive::{Block, Kernel, Online, Step, Token, Tokens};
-use super::{avx2, cpu, operations};
+use super::{Query, avx2, cpu, operations};
 use crate::cache::{TILE, Tile};
 
 /// The processor has AVX2, F16C and AVX-VNNI.
@@ -107,6 +107,88 @@ macro_rules! kernel256 {
                 }
                 for (dots, sum) in dots.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
                     _mm256_storeu_si256(dots.as_mut_ptr().cast(), sum);
+                }
+            }
+        }
+
+        #[inline(always)]
+        fn scores_of<const N: usize>(
+            self,
+            keys: &[u8],
+            queries: [&Query<'_>; N],
+            first: bool,
+            dots: &mut [[i32; TILE]; N],
+        ) {
+            if N == 1 {
+                for (query, dots) in queries.into_iter().zip(dots) {
+                    self.scores(keys, query.values, query.start, first, dots);
+                }
+                return;
+            }
+            let shortest = queries.iter().map(|query| query.values.len()).min().unwrap_or(0);
+            let (quads, words) = super::drive::key_blocks(keys, queries[0].values.get(..shortest).unwrap_or(&[]));
+            // SAFETY: the processor has the instructions (`new`); `key_blocks` says that the blocks and the shortest query
+            // hold as many quads. `dots` are arrays of TILE.
+            unsafe {
+                // Two blocks of eight keys: sums for four queries fit the registers.
+                for (i, words) in words.as_chunks::<2>().0.iter().enumerate() {
+                    let mut sums = [[_mm256_setzero_si256(); 2]; N];
+                    for n in 0..N {
+                        sums[n] = [_mm256_set1_epi32(queries[n].start); 2];
+                    }
+                    for quad in 0..quads {
+                        let mut w = [_mm256_setzero_si256(); 2];
+                        for j in 0..2 {
+                            w[j] = _mm256_loadu_si256(words[j].as_ptr().add(quad * WORD).cast());
+                            w[j] = _mm256_xor_si256(w[j], _mm256_set1_epi8(-128));
+                        }
+                        for n in 0..N {
+                            let x = queries[n].values.as_ptr().add(quad * 4).cast::<i32>().read_unaligned();
+                            for j in 0..2 {
+                                sums[n][j] = $dpbusd(sums[n][j], w[j], _mm256_set1_epi32(x));
+                            }
+                        }
+                    }
+                    for n in 0..N {
+                        for j in 0..2 {
+                            let to = dots[n].as_mut_ptr().add(16 * i + 8 * j);
+                            _mm256_storeu_si256(to.cast(), sums[n][j]);
+                        }
+                    }
+                }
+            }
+        }
+
+        #[inline(always)]
+        fn mix<const N: usize>(
+            self,
+            values: &[u8],
+            weights: &[[i8; TILE]; N],
+            steps: &[Step; N],
+            first: bool,
+            out: &mut [&mut [f32]; N],
+        ) {
+            for i in 0..N {
+                // SAFETY: the processor has the instructions (`new`); weights and values are read below the ends of arrays.
+                unsafe {
+                    // The same weights for all rows, in registers.
+                    let mut w = [_mm256_setzero_si256(); TILE / 4];
+                    for quad in 0..TILE / 4 {
+                        let x = weights[i].as_ptr().add(quad * 4).cast::<i32>().read_unaligned();
+                        w[quad] = _mm256_set1_epi32(x);
+                    }
+                    let blocks = values.as_chunks::<{ TILE / 4 * WORD }>().0;
+                    for (words, out) in blocks.iter().zip(out[i].as_chunks_mut::<8>().0) {
+                        let mut sums = _mm256_setzero_si256();
+                        for quad in 0..TILE / 4 {
+                            if first && i == 0 && quad % 2 == 0 {
+                                avx2::prefetch_cached(words, quad * WORD);
+                            }
+                            let v = _mm256_loadu_si256(words.as_ptr().add(quad * WORD).cast());
+                            sums = $dpbusd(sums, w[quad], v);
+                        }
+                        avx2::apply(steps[i], sums, out);
+                    }
                 }
             }
         }
