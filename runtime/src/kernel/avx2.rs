@@ -80,10 +80,7 @@ pub(super) unsafe fn quantize(x: &[f32], q: &mut [i8]) -> (f32, i32) {
         };
         let mut sums = _mm256_setzero_si256();
         for (q, x) in q_chunks.iter_mut().zip(chunks) {
-            let bytes = round(load(x), inverse);
-            _mm256_storeu_si256(q.as_mut_ptr().cast(), bytes);
-            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
-            sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+            sums = _mm256_add_epi32(sums, store_rounded(load(x), inverse, q));
         }
         let mut sum = sum_lanes(sums);
         for (q, &x) in q_tail.iter_mut().zip(tail) {
@@ -91,6 +88,95 @@ pub(super) unsafe fn quantize(x: &[f32], q: &mut [i8]) -> (f32, i32) {
             sum += i32::from(*q);
         }
         (scale, sum)
+    }
+}
+
+/// [`Kernel::quantize_groups`], four at a time: what is one number for each group is a lane.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn quantize_groups(
+    x: &[f32],
+    group: usize,
+    q: &mut [i8],
+    scales: &mut [f32],
+    starts: &mut [i32],
+) -> usize {
+    if !group.is_multiple_of(32) {
+        return 0;
+    }
+    let mut done = 0;
+    let fours = x.chunks_exact(4 * group).zip(q.chunks_exact_mut(4 * group));
+    for ((x, q), scales) in fours.zip(scales.as_chunks_mut::<4>().0) {
+        let mut sums = [0; 4];
+        // SAFETY: the caller's promise.
+        if !unsafe { quantize_four(x, group, q, scales, &mut sums) } {
+            let groups = x.chunks_exact(group).zip(q.chunks_exact_mut(group));
+            for ((x, q), (scale, sum)) in groups.zip(scales.iter_mut().zip(&mut sums)) {
+                // SAFETY: the caller's promise.
+                (*scale, *sum) = unsafe { quantize(x, q) };
+            }
+        }
+        for (start, sum) in starts.iter_mut().skip(done).zip(sums) {
+            *start = sum.wrapping_mul(-128);
+        }
+        done += 4;
+    }
+    done
+}
+
+/// [`quantize`] of four groups of whole 32s; false if one of them counts as zero.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn quantize_four(x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32; 4], sums: &mut [i32; 4]) -> bool {
+    // SAFETY: AVX2 by the caller's promise; loads and stores lie within arrays of 32 or 4.
+    unsafe {
+        let mut absmax = [_mm256_setzero_ps(); 4];
+        for (absmax, x) in absmax.iter_mut().zip(x.chunks_exact(group)) {
+            for x in x.as_chunks::<32>().0 {
+                let mut x = load(x);
+                for x in &mut x {
+                    *x = _mm256_andnot_ps(_mm256_set1_ps(-0.0), *x);
+                }
+                *absmax = larger(x, *absmax);
+            }
+        }
+        // [`math::steps`].
+        let absmax = across::<false, 4>(&absmax);
+        let inverse = _mm_div_ps(_mm_set1_ps(127.0), absmax);
+        if _mm_movemask_ps(_mm_cmplt_ps(inverse, _mm_set1_ps(f32::INFINITY))) != 0b1111 {
+            return false;
+        }
+        let mut inverses = [0.0; 4];
+        _mm_storeu_ps(inverses.as_mut_ptr(), inverse);
+        _mm_storeu_ps(scales.as_mut_ptr(), _mm_div_ps(absmax, _mm_set1_ps(127.0)));
+        let groups = x.chunks_exact(group).zip(q.chunks_exact_mut(group));
+        for ((x, q), (inverse, sum)) in groups.zip(inverses.into_iter().zip(sums)) {
+            let mut fours = _mm256_setzero_si256();
+            for (q, x) in q.as_chunks_mut::<32>().0.iter_mut().zip(x.as_chunks::<32>().0) {
+                fours = _mm256_add_epi32(fours, store_rounded(load(x), inverse, q));
+            }
+            *sum = sum_lanes(fours);
+        }
+        true
+    }
+}
+
+/// [`round`]s 32 numbers, stores the bytes and sums them in fours.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn store_rounded(x: [__m256; 4], inverse: f32, q: &mut [i8; 32]) -> __m256i {
+    // SAFETY: AVX2 by the caller's promise; the store is of an array of 32 bytes.
+    unsafe {
+        let bytes = round(x, inverse);
+        _mm256_storeu_si256(q.as_mut_ptr().cast(), bytes);
+        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+        _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
     }
 }
 
@@ -456,5 +542,18 @@ impl Kernel for Avx2 {
     fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
         // SAFETY: the processor has AVX2 (`new`).
         unsafe { quantize(x, q) }
+    }
+
+    #[inline(always)]
+    fn quantize_groups(
+        self,
+        x: &[f32],
+        group: usize,
+        q: &mut [i8],
+        scales: &mut [f32],
+        starts: &mut [i32],
+    ) -> usize {
+        // SAFETY: the processor has AVX2 (`new`).
+        unsafe { quantize_groups(x, group, q, scales, starts) }
     }
 }

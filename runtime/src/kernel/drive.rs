@@ -224,6 +224,19 @@ pub(super) trait Kernel: Copy {
     fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, i32) {
         (math::quantize(x, q), q.iter().map(|&q| i32::from(q)).sum())
     }
+
+    /// [`quantize`] for the first groups, as many as it returns: a chance to take several at a time.
+    #[inline(always)]
+    fn quantize_groups(
+        self,
+        _x: &[f32],
+        _group: usize,
+        _q: &mut [i8],
+        _scales: &mut [f32],
+        _starts: &mut [i32],
+    ) -> usize {
+        0
+    }
 }
 
 #[inline(always)]
@@ -738,9 +751,10 @@ pub(super) fn quantize<K: Kernel>(
         Layout::Rows8 => {
             let Some((values, padding)) = q.split_at_mut_checked(x.len()) else { return };
             padding.fill(0);
-            let groups = x.chunks(group).zip(values.chunks_mut(group));
-            let mut starts = starts.iter_mut();
-            for ((x, q), scale) in groups.zip(scales) {
+            let done = kernel.quantize_groups(x, group, values, scales, starts);
+            let groups = x.chunks(group).zip(values.chunks_mut(group)).zip(scales);
+            let mut starts = starts.iter_mut().skip(done);
+            for ((x, q), scale) in groups.skip(done) {
                 let sum;
                 (*scale, sum) = kernel.quantize(x, q);
                 if let Some(start) = starts.next() {

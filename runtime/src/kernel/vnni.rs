@@ -230,6 +230,19 @@ macro_rules! kernel256 {
             // SAFETY: the processor has AVX2 beside VNNI (`new`).
             unsafe { avx2::quantize(x, q) }
         }
+
+        #[inline(always)]
+        fn quantize_groups(
+            self,
+            x: &[f32],
+            group: usize,
+            q: &mut [i8],
+            scales: &mut [f32],
+            starts: &mut [i32],
+        ) -> usize {
+            // SAFETY: the processor has AVX2 beside VNNI (`new`).
+            unsafe { avx2::quantize_groups(x, group, q, scales, starts) }
+        }
     };
 }
 
