@@ -21,7 +21,7 @@ impl Peak {
         #[cfg(target_arch = "x86_64")]
         {
             let (instructions, macs, run): (_, _, fn(u32) -> Option<i32>) = match backend {
-                "avx2" => ("sign, maddubs, madd, add", x86::AVX2_MACS, x86::avx2),
+                "avx2" => ("xor, maddubs, madd, add", x86::AVX2_MACS, x86::avx2),
                 "avx-vnni" => ("dpbusd, 256 bits", x86::VNNI256_MACS, x86::vnni256),
                 "avx512-vnni" => ("dpbusd, 512 bits", x86::VNNI512_MACS, x86::vnni512),
                 _ => return None,
@@ -52,10 +52,10 @@ mod x86 {
     const QUADS: usize = 16;
     /// Tokens, each with a sum of its own.
     const TOKENS: usize = 12;
-    /// What AVX2's sixteen registers hold beside the temporaries.
-    const AVX2_TOKENS: usize = 8;
+    /// What AVX2's sixteen registers hold for 16 rows, beside the temporaries.
+    const AVX2_TOKENS: usize = 4;
 
-    pub(super) const AVX2_MACS: usize = QUADS * AVX2_TOKENS * 32;
+    pub(super) const AVX2_MACS: usize = QUADS * AVX2_TOKENS * 64;
     pub(super) const VNNI256_MACS: usize = QUADS * TOKENS * 32;
     pub(super) const VNNI512_MACS: usize = QUADS * TOKENS * 64;
 
@@ -99,26 +99,44 @@ mod x86 {
         X64V4xToken::summon().map(|token| vnni512_mix(token, passes))
     }
 
+    /// Magnitudes and signs of weights, as the kernel makes them ready once for many tokens.
+    const fn ready() -> [[[[u8; 32]; 2]; 2]; QUADS] {
+        let w = weights::<64>();
+        let mut ready = [[[[0; 32]; 2]; 2]; QUADS];
+        let mut i = 0;
+        while i < QUADS * 64 {
+            let (quad, half, byte) = (i / 64, i % 64 / 32, i % 32);
+            let w = w[quad][i % 64];
+            ready[quad][half][0][byte] = w.unsigned_abs();
+            ready[quad][half][1][byte] = if w < 0 { 0xFF } else { 0 };
+            i += 1;
+        }
+        ready
+    }
+
+    /// Without what the sums start with for negative weights.
     #[arcane(import_intrinsics)]
     fn avx2_mix(_: X64V3Token, passes: u32) -> i32 {
-        let (w, x) = (weights::<32>(), activations());
-        let mut sums = [_mm256_setzero_si256(); AVX2_TOKENS];
+        let (w, x) = (ready(), activations());
+        let mut sums = [[_mm256_setzero_si256(); 2]; AVX2_TOKENS];
         for _ in 0..passes {
             let (w, x) = black_box((&w, &x));
             for (w, x) in w.iter().zip(x) {
-                let w = _mm256_loadu_si256(w);
-                let magnitude = _mm256_abs_epi8(w);
                 for t in 0..AVX2_TOKENS {
-                    let signed = _mm256_sign_epi8(_mm256_set1_epi32(x[t]), w);
-                    let pairs = _mm256_maddubs_epi16(magnitude, signed);
-                    sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+                    let x = _mm256_set1_epi32(x[t]);
+                    for half in 0..2 {
+                        let [magnitudes, signs] = &w[half];
+                        let signed = _mm256_xor_si256(x, _mm256_loadu_si256(signs));
+                        let pairs = _mm256_maddubs_epi16(_mm256_loadu_si256(magnitudes), signed);
+                        sums[t][half] = _mm256_add_epi32(sums[t][half], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+                    }
                 }
             }
         }
         let mut lanes = [0i32; 8];
         let mut total = 0i32;
-        for sum in sums {
-            _mm256_storeu_si256(&mut lanes, sum);
+        for sum in sums.as_flattened() {
+            _mm256_storeu_si256(&mut lanes, *sum);
             total = lanes.iter().fold(total, |total, &lane| total.wrapping_add(lane));
         }
         total
@@ -173,14 +191,23 @@ mod x86 {
     mod tests {
         use super::*;
 
-        /// Σ w·x over rows, columns and tokens; `bias` makes weights unsigned as VNNI takes them.
-        fn expected<const BYTES: usize>(tokens: usize, unsigned: bool) -> i32 {
+        /// How an instruction set has a weight and an activation, of which it adds the product.
+        fn masked(w: i8, x: i8) -> i32 {
+            // A negative weight's magnitude times −x − 1.
+            i32::from(w) * i32::from(x) + i32::from(w.min(0))
+        }
+
+        fn biased(w: i8, x: i8) -> i32 {
+            i32::from(w as u8) * i32::from(x)
+        }
+
+        /// The sum of products over rows, columns and tokens.
+        fn expected<const BYTES: usize>(tokens: usize, product: fn(i8, i8) -> i32) -> i32 {
             let mut sum = 0;
             for (w, x) in weights::<BYTES>().iter().zip(&activations()) {
                 for x in &x[..tokens] {
                     for (i, &w) in w.iter().enumerate() {
-                        let w = if unsigned { i32::from(w as u8) } else { i32::from(w) };
-                        sum += w * i32::from(x.to_le_bytes()[i % 4] as i8);
+                        sum += product(w, x.to_le_bytes()[i % 4] as i8);
                     }
                 }
             }
@@ -190,9 +217,9 @@ mod x86 {
         #[test]
         fn what_is_timed_are_all_the_products() {
             for (found, once) in [
-                (avx2(3), expected::<32>(AVX2_TOKENS, false)),
-                (vnni256(3), expected::<32>(TOKENS, true)),
-                (vnni512(3), expected::<64>(TOKENS, true)),
+                (avx2(3), expected::<64>(AVX2_TOKENS, masked)),
+                (vnni256(3), expected::<32>(TOKENS, biased)),
+                (vnni512(3), expected::<64>(TOKENS, biased)),
             ] {
                 assert!(once != 0);
                 match found {

@@ -2,7 +2,8 @@
 //!
 //! `vpmaddubsw` multiplies unsigned by signed bytes and adds neighbours into 16 bits. The unsigned operand is |w|, the
 //! signed one x with w's sign (`vpsignb`): the same product. |w|, |x| ≤ 127 keep two products below 2¹⁵, so the
-//! saturating addition never saturates. |w| is computed once for all tokens.
+//! saturating addition never saturates. So it is for one token, which waits for memory, and for keys; for many tokens
+//! [`panel`](super::panel) prepares the weights.
 
 use core::arch::x86_64::*;
 
@@ -545,14 +546,7 @@ impl Kernel for Avx2 {
     }
 
     #[inline(always)]
-    fn quantize_groups(
-        self,
-        x: &[f32],
-        group: usize,
-        q: &mut [i8],
-        scales: &mut [f32],
-        starts: &mut [i32],
-    ) -> usize {
+    fn quantize_groups(self, x: &[f32], group: usize, q: &mut [i8], scales: &mut [f32], starts: &mut [i32]) -> usize {
         // SAFETY: the processor has AVX2 (`new`).
         unsafe { quantize_groups(x, group, q, scales, starts) }
     }

@@ -86,8 +86,8 @@ impl Part {
         Self {
             quads: (start, end),
             groups: (group, end.div_ceil(group_quads)),
-            goes_on: start % group_quads != 0,
-            closes: end == quads || end % group_quads == 0,
+            goes_on: !start.is_multiple_of(group_quads),
+            closes: end == quads || end.is_multiple_of(group_quads),
         }
     }
 }
@@ -189,10 +189,8 @@ impl Panel {
             let waiting = self.dots.as_mut_ptr().add(first).cast::<i32>();
             let mut acc = [[_mm256_setzero_ps(); 2]; T];
             if part.quads.0 > 0 {
-                for t in 0..T {
-                    for half in 0..2 {
-                        acc[t][half] = _mm256_loadu_ps(sums.add(16 * t + 8 * half));
-                    }
+                for (i, acc) in acc.as_flattened_mut().iter_mut().enumerate() {
+                    *acc = _mm256_loadu_ps(sums.add(8 * i));
                 }
             }
             let mut word = self.words.as_ptr().cast::<Word>();
@@ -201,34 +199,29 @@ impl Panel {
                 let starts = group.starts.as_ptr();
                 let mut dots = [[_mm256_load_si256(starts.cast()), _mm256_load_si256(starts.add(8).cast())]; T];
                 if goes_on {
-                    for t in 0..T {
-                        for half in 0..2 {
-                            let before = _mm256_loadu_si256(waiting.add(16 * t + 8 * half).cast());
-                            dots[t][half] = _mm256_add_epi32(dots[t][half], before);
-                        }
+                    for (i, dots) in dots.as_flattened_mut().iter_mut().enumerate() {
+                        *dots = _mm256_add_epi32(*dots, _mm256_loadu_si256(waiting.add(8 * i).cast()));
                     }
                     goes_on = false;
                 }
                 for _ in 0..group.quads {
                     let [low, high] = [&*word, &*word.add(1)];
-                    for t in 0..T {
+                    for (t, dots) in dots.iter_mut().enumerate() {
                         let x = _mm256_set1_epi32(values.add(t * x.stride).cast::<i32>().read_unaligned());
-                        for (half, word) in [low, high].into_iter().enumerate() {
+                        for (dots, word) in dots.iter_mut().zip([low, high]) {
                             let magnitudes = _mm256_load_si256(word.magnitudes.as_ptr().cast());
                             let signs = _mm256_load_si256(word.signs.as_ptr().cast());
                             let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(x, signs));
                             let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-                            dots[t][half] = _mm256_add_epi32(dots[t][half], fours);
+                            *dots = _mm256_add_epi32(*dots, fours);
                         }
                     }
                     word = word.add(2);
                     values = values.add(4);
                 }
                 if left == 0 && !part.closes {
-                    for t in 0..T {
-                        for half in 0..2 {
-                            _mm256_storeu_si256(waiting.add(16 * t + 8 * half).cast(), dots[t][half]);
-                        }
+                    for (i, dots) in dots.as_flattened().iter().enumerate() {
+                        _mm256_storeu_si256(waiting.add(8 * i).cast(), *dots);
                     }
                 } else {
                     for t in 0..T {
@@ -242,10 +235,8 @@ impl Panel {
                 }
                 scales = scales.add(1);
             }
-            for t in 0..T {
-                for half in 0..2 {
-                    _mm256_storeu_ps(sums.add(16 * t + 8 * half), acc[t][half]);
-                }
+            for (i, acc) in acc.as_flattened().iter().enumerate() {
+                _mm256_storeu_ps(sums.add(8 * i), *acc);
             }
         }
     }

@@ -69,7 +69,11 @@ struct Problem {
 }
 
 fn problems() -> impl Strategy<Value = Problem> {
-    let shape = (1usize..70, 1usize..300, 1usize..=20, prop_oneof![Just(0u32), Just(32), Just(64)]);
+    // AVX2 takes 512 columns and 128 tokens at a time.
+    let cols = prop_oneof![4 => 1usize..300, 1 => 500usize..1300];
+    let tokens = prop_oneof![8 => 1usize..=20, 1 => 125usize..=135];
+    let group = prop_oneof![Just(0u32), Just(32), Just(64), Just(4), Just(600)];
+    let shape = (1usize..70, cols, tokens, group);
     let options = (-100i8..=100, any::<bool>(), prop_oneof![Just(Write::Store), Just(Write::Add)]);
     let values = (ints(), ints(), scales(), scales(), prop_oneof![Just(0usize), Just(8)], any::<u64>());
     (shape, options, values).prop_map(
