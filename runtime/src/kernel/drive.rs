@@ -288,13 +288,23 @@ impl Output<'_, '_> {
 /// [`Output::finish`], where whole arrays keep the loops in vectors.
 #[inline(always)]
 fn finish<const R: usize>(factor: f32, bias: Option<&[f32; R]>, write: Write, y: &[f32; R], out: &mut [f32; R]) {
-    let mut y = y.map(|y| y * factor);
+    // Loops, not closures: those might be compiled without the vector instructions.
+    let mut finished = [0.0; R];
+    for (finished, y) in finished.iter_mut().zip(y) {
+        *finished = y * factor;
+    }
     if let Some(bias) = bias {
-        y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+        for (finished, bias) in finished.iter_mut().zip(bias) {
+            *finished += bias;
+        }
     }
     match write {
-        Write::Store => *out = y,
-        Write::Add => out.iter_mut().zip(y).for_each(|(out, y)| *out += y),
+        Write::Store => *out = finished,
+        Write::Add => {
+            for (out, finished) in out.iter_mut().zip(finished) {
+                *out += finished;
+            }
+        }
     }
 }
 

@@ -17,6 +17,8 @@ use super::drive::{Ahead, Block, Kernel, Output, Tokens};
 const TOKENS: usize = 128;
 /// Tokens that are multiplied together.
 const TOGETHER: usize = 4;
+/// Quads that are multiplied without a branch: a group of 32 columns.
+const UNROLLED: usize = 8;
 /// Quads of a panel.
 const QUADS: usize = 128;
 /// Groups of a panel.
@@ -204,20 +206,19 @@ impl Panel {
                     }
                     goes_on = false;
                 }
-                for _ in 0..group.quads {
-                    let [low, high] = [&*word, &*word.add(1)];
-                    for (t, dots) in dots.iter_mut().enumerate() {
-                        let x = _mm256_set1_epi32(values.add(t * x.stride).cast::<i32>().read_unaligned());
-                        for (dots, word) in dots.iter_mut().zip([low, high]) {
-                            let magnitudes = _mm256_load_si256(word.magnitudes.as_ptr().cast());
-                            let signs = _mm256_load_si256(word.signs.as_ptr().cast());
-                            let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(x, signs));
-                            let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-                            *dots = _mm256_add_epi32(*dots, fours);
-                        }
+                let mut left_quads = group.quads;
+                while left_quads >= UNROLLED {
+                    for i in 0..UNROLLED {
+                        multiply(word.add(2 * i), values.wrapping_add(4 * i), x.stride, &mut dots);
                     }
+                    word = word.add(2 * UNROLLED);
+                    values = values.wrapping_add(4 * UNROLLED);
+                    left_quads -= UNROLLED;
+                }
+                for _ in 0..left_quads {
+                    multiply(word, values, x.stride, &mut dots);
                     word = word.add(2);
-                    values = values.add(4);
+                    values = values.wrapping_add(4);
                 }
                 if left == 0 && !part.closes {
                     for (i, dots) in dots.as_flattened().iter().enumerate() {
@@ -237,6 +238,27 @@ impl Panel {
             }
             for (i, acc) in acc.as_flattened().iter().enumerate() {
                 _mm256_storeu_ps(sums.add(8 * i), *acc);
+            }
+        }
+    }
+}
+
+/// Adds the products of a quad of 16 rows and the quads of `T` tokens, `stride` bytes apart.
+///
+/// # Safety
+/// The processor has AVX2; there are two words and these quads.
+#[inline(always)]
+unsafe fn multiply<const T: usize>(words: *const Word, values: *const i8, stride: usize, dots: &mut [[__m256i; 2]; T]) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let [low, high] = [&*words, &*words.add(1)];
+        for (t, dots) in dots.iter_mut().enumerate() {
+            let x = _mm256_set1_epi32(values.add(t * stride).cast::<i32>().read_unaligned());
+            for (dots, word) in dots.iter_mut().zip([low, high]) {
+                let magnitudes = _mm256_load_si256(word.magnitudes.as_ptr().cast());
+                let signs = _mm256_load_si256(word.signs.as_ptr().cast());
+                let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(x, signs));
+                *dots = _mm256_add_epi32(*dots, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
             }
         }
     }
