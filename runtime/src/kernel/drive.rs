@@ -470,13 +470,13 @@ pub(super) fn attend<K: Kernel>(
             distance: shaping.distance,
         }
     });
+    if K::NARROW {
+        list.zip(out.pieces(head_dim)).for_each(|(query, out)| narrow::attend(cache, &query, out));
+        return;
+    }
     let mut first = true;
     let mut batch = heapless::Vec::<(Query<'_>, &mut [f32]), TOGETHER>::new();
     for (query, out) in list.zip(out.pieces(head_dim)) {
-        if K::NARROW {
-            narrow::attend(cache, &query, out);
-            continue;
-        }
         let tiles = |query: &Query<'_>| (query.first / TILE, query.visible.div_ceil(TILE));
         if batch.is_full() || batch.first().is_some_and(|(other, _)| tiles(other) != tiles(&query)) {
             attend_batch(kernel, cache, first, &mut batch);

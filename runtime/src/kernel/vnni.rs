@@ -139,6 +139,9 @@ macro_rules! kernel256 {
                     for quad in 0..quads {
                         let mut w = [_mm256_setzero_si256(); 2];
                         for j in 0..2 {
+                            if first && quad % 2 == 0 {
+                                avx2::prefetch_cached(words[j], quad * WORD);
+                            }
                             w[j] = _mm256_loadu_si256(words[j].as_ptr().add(quad * WORD).cast());
                             w[j] = _mm256_xor_si256(w[j], _mm256_set1_epi8(-128));
                         }
