@@ -4,7 +4,8 @@
     bench --shapes 110M --peer 'ct2=python3 benches/peers/ctranslate2_peer.py run /tmp/110M.ct2 {prompt} {steps} {threads}'
 
 Needs ctranslate2 and numpy, which are for comparison on one's own machine only. CT2_FORCE_CPU_ISA=AVX2 before the command
-keeps it to AVX2, as --backend avx2 keeps this runtime.
+keeps its own loops to AVX2, as --backend avx2 keeps this runtime; its int8 products also need ONEDNN_MAX_CPU_ISA=AVX2 (on
+AMD) or MKL_ENABLE_INSTRUCTIONS=AVX2 (on Intel).
 
 Prefill is a prompt and its first token; decode is what further tokens add. Both are repeated for a tenth of a second, after
 a warm-up. The first token is timed from loading the model on: Python's own start does not count.
