@@ -2,8 +2,8 @@
 //!
 //! `vpmaddubsw` multiplies unsigned by signed bytes and adds neighbours into 16 bits. The unsigned operand is |w|, the
 //! signed one x with w's sign (`vpsignb`): the same product. |w|, |x| ≤ 127 keep two products below 2¹⁵, so the
-//! saturating addition never saturates. So it is for one token, which waits for memory, and for keys; for many tokens
-//! [`panel`](super::panel) prepares the weights.
+//! saturating addition never saturates. This is how one token, which waits for memory, and keys are multiplied; for many
+//! tokens [`panel`](super::panel) makes the weights ready first.
 
 use core::arch::x86_64::*;
 
